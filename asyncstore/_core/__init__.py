@@ -1,0 +1,1 @@
+"""Resource lifetime, bounded concurrency, cleanup, retry, clock and files: knows nothing of storage or run logs."""

@@ -1,0 +1,153 @@
+"""Bounded concurrency: a fixed set of workers pulls from an iterator; one failure stops the rest."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+__all__ = ["ByteBudget", "both", "for_each", "map_bounded", "shielded"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+CLEANUP_DEADLINE_S = 30.0
+"""Longest that cleaning up may hold up a cancelled caller."""
+
+
+async def for_each(work: Callable[[T], Awaitable[None]], items: Iterable[T], *, limit: int) -> None:
+    """
+    Await ``work(item)`` for every item, at most ``limit`` at a time.
+
+    Items are pulled from ``items`` as workers come free, so a long iterable is neither copied nor turned into tasks.
+    The first failure cancels the other workers and is raised itself, not wrapped in a group.
+    """
+    iterator = iter(items)
+    failures: list[Exception] = []
+
+    async def worker() -> None:
+        try:
+            for item in iterator:
+                await work(item)
+        except Exception as error:
+            failures.append(error)
+            raise
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(limit):
+                group.create_task(worker())
+    except* Exception:
+        pass
+    if failures:
+        raise failures[0]
+
+
+async def map_bounded(work: Callable[[T], Awaitable[R]], items: Iterable[T], *, limit: int) -> list[R]:
+    """Return what ``work`` returns for each item, in the order of ``items``; see :func:`for_each`."""
+    listed = list(items)
+    if len(listed) == 1:
+        return [await work(listed[0])]
+    results: dict[int, R] = {}
+
+    async def keep(index: int) -> None:
+        results[index] = await work(listed[index])
+
+    await for_each(keep, range(len(listed)), limit=min(limit, len(listed)))
+    return [results[index] for index in range(len(listed))]
+
+
+async def both(first: Callable[[], Awaitable[T]], second: Callable[[], Awaitable[R]]) -> tuple[T, R]:
+    """Await two calls at the same time; if one fails the other is cancelled, and its error is raised itself."""
+    calls: list[Callable[[], Awaitable[Any]]] = [first, second]
+    one, other = await map_bounded(lambda call: call(), calls, limit=2)
+    return one, other
+
+
+class ByteBudget:
+    """
+    Limits bytes in flight; first come, first served, so that a large claim is not starved by small ones.
+
+    A claim larger than the whole budget waits until it can have all of it.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        if limit_bytes <= 0:
+            raise ValueError("limit_bytes must be positive")
+        self._limit = limit_bytes
+        self._free = limit_bytes
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+
+    def __repr__(self) -> str:
+        return f"<ByteBudget {self._limit - self._free}/{self._limit} bytes, {len(self._waiting)} waiting>"
+
+    @asynccontextmanager
+    async def claim(self, size_bytes: int) -> AsyncIterator[None]:
+        """Hold ``size_bytes`` of the budget within the ``async with`` block."""
+        share = min(size_bytes, self._limit)
+        await self._acquire(share)
+        try:
+            yield
+        finally:
+            self._release(share)
+
+    async def _acquire(self, share: int) -> None:
+        if not self._waiting and share <= self._free:
+            self._free -= share
+            return
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((share, granted))
+        try:
+            await granted
+        except asyncio.CancelledError:
+            if granted.done() and not granted.cancelled():
+                self._release(share)
+            else:
+                self._waiting.remove((share, granted))
+                self._grant()
+            raise
+
+    def _release(self, share: int) -> None:
+        self._free += share
+        self._grant()
+
+    def _grant(self) -> None:
+        while self._waiting and self._waiting[0][0] <= self._free:
+            share, granted = self._waiting.pop(0)
+            self._free -= share
+            granted.set_result(None)
+
+
+async def shielded(cleanup: Awaitable[None], *, deadline_s: float = CLEANUP_DEADLINE_S) -> None:
+    """
+    Run ``cleanup`` to its end though the caller is cancelled meanwhile, but no longer than ``deadline_s``.
+
+    A cancellation that arrives meanwhile is raised when the cleanup is over.
+
+    Raises:
+        TimeoutError: the cleanup took too long and was cancelled.
+    """
+
+    async def bounded() -> None:
+        async with asyncio.timeout(deadline_s):
+            await cleanup
+
+    task = asyncio.create_task(bounded())
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.cancelled():
+                raise
+            cancelled = error
+        except Exception:
+            break
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()
+        raise cancelled
+    task.result()

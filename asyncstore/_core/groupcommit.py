@@ -1,0 +1,167 @@
+"""
+Group commit without a timer: while one commit is in flight, arrivals queue; the next commit takes them all.
+
+An idle committer commits a lone item at once, and under load each item costs one share of a commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from asyncstore._core.concurrency import shielded
+from asyncstore.errors import ClosedError, OutcomeUnknownError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+__all__ = ["GroupCommitter"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+FINISH_DEADLINE_S = 10.0
+"""How long a cancelled :meth:`GroupCommitter.aclose` lets the commit in flight go on before it cancels that too."""
+
+
+class GroupCommitter(Generic[T, R]):
+    """
+    Awaited items, committed in batches by one task that the committer owns.
+
+    The task exists only while there is work. Batches are committed one after the other, items in the order they were
+    submitted.
+
+    Args:
+        commit: commits one batch and returns, item for item, its result or the exception that this item's caller is to
+            get. If it raises, every caller of the batch gets that error, unless ``splits`` says otherwise.
+        batch_limit: most items of one batch.
+        weigh: says how heavy an item is; without it items weigh nothing.
+        weight_limit: a batch ends before the item that would make it heavier than this; one item may be heavier alone.
+        splits: tells of an error that ``commit`` raised whether one item of the batch may be to blame. Then nothing of
+            the batch may have been committed, and its halves are committed on their own, until only the callers of the
+            items to blame get the error.
+    """
+
+    def __init__(
+        self,
+        commit: Callable[[Sequence[T]], Awaitable[Sequence[R | Exception]]],
+        *,
+        batch_limit: int = 1000,
+        weigh: Callable[[T], int] | None = None,
+        weight_limit: int = 0,
+        splits: Callable[[Exception], bool] | None = None,
+    ) -> None:
+        self._commit = commit
+        self._batch_limit = batch_limit
+        self._weigh = weigh
+        self._weight_limit = weight_limit
+        self._splits = splits
+        self._pending: dict[asyncio.Future[R], T] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<GroupCommitter {len(self._pending)} pending{', committing' if self._task else ''}>"
+
+    @property
+    def busy(self) -> bool:
+        """Whether items are pending or being committed."""
+        return bool(self._pending) or self._task is not None
+
+    async def submit(self, item: T) -> R:
+        """
+        Return the item's result once a batch that holds it is committed.
+
+        A caller cancelled before its batch starts is taken out of it; afterwards the item is committed all the same.
+
+        Raises:
+            ClosedError: the committer takes no more items, or was closed before the item's turn came.
+            OutcomeUnknownError: the commit was broken off.
+        """
+        if self._closed:
+            raise ClosedError("the store is closing: no further writes are taken")
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._pending[future] = item
+        if self._task is None:
+            self._task = asyncio.create_task(self._drain())
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._pending.pop(future, None)
+            raise
+
+    async def aclose(self) -> None:
+        """
+        Take no more items and wait until those taken are committed.
+
+        If the caller is cancelled meanwhile, only the batch in flight is still committed, and no task is left.
+        """
+        self._closed = True
+        try:
+            while self._task is not None:
+                await asyncio.wait([self._task])
+        except asyncio.CancelledError:
+            await shielded(self._break_off())
+            raise
+
+    async def _break_off(self) -> None:
+        self._refuse_pending()
+        if self._task is None:
+            return
+        _, late = await asyncio.wait([self._task], timeout=FINISH_DEADLINE_S)
+        for task in late:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _drain(self) -> None:
+        batch: dict[asyncio.Future[R], T] = {}
+        try:
+            while self._pending:
+                batch = self._take()
+                await self._commit_batch(batch)
+        except BaseException:
+            # The task itself was cancelled, by its loop's end or a hurried close: nobody may be left waiting.
+            unknown = OutcomeUnknownError("the store was closed during the write: it may have landed or not")
+            _settle(batch, [unknown] * len(batch))
+            self._refuse_pending()
+            raise
+        finally:
+            self._task = None
+
+    def _take(self) -> dict[asyncio.Future[R], T]:
+        batch: dict[asyncio.Future[R], T] = {}
+        weight = 0
+        for future, item in self._pending.items():
+            weight += self._weigh(item) if self._weigh is not None else 0
+            if len(batch) == self._batch_limit or (batch and weight > self._weight_limit and self._weigh is not None):
+                break
+            batch[future] = item
+        for future in batch:
+            del self._pending[future]
+        return batch
+
+    async def _commit_batch(self, batch: dict[asyncio.Future[R], T]) -> None:
+        _settle(batch, await self._outcomes(list(batch.values())))
+
+    async def _outcomes(self, items: list[T]) -> Sequence[R | Exception]:
+        try:
+            return await self._commit(items)
+        except Exception as error:
+            if len(items) == 1 or self._splits is None or not self._splits(error):
+                return [error] * len(items)
+        middle = len(items) // 2
+        return [*await self._outcomes(items[:middle]), *await self._outcomes(items[middle:])]
+
+    def _refuse_pending(self) -> None:
+        refused, self._pending = self._pending, {}
+        _settle(refused, [ClosedError("the store was closed before the write began")] * len(refused))
+
+
+def _settle(batch: dict[asyncio.Future[R], T], outcomes: Sequence[R | Exception]) -> None:
+    for future, outcome in zip(batch, outcomes, strict=True):
+        if future.done():
+            continue
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
