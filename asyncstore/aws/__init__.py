@@ -1,0 +1,1 @@
+"""AWS: settings and credentials that both S3 engines share."""

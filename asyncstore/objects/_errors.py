@@ -1,0 +1,163 @@
+"""The one table of what obstore's and botocore's errors mean, and the one for files."""
+
+from __future__ import annotations
+
+import errno
+import re
+from typing import TYPE_CHECKING
+
+from obstore import exceptions as obs
+
+from asyncstore.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    AsyncStoreError,
+    ConfigurationError,
+    ConflictError,
+    CredentialsError,
+    IntegrityError,
+    NotFoundError,
+    UnavailableError,
+    UnsafePathError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["LostAnswerError", "RangeIgnoredError", "from_file_error", "from_obstore", "from_s3_code"]
+
+
+class LostAnswerError(UnavailableError):
+    """A request was sent and no answer came: the storage may have done it all the same."""
+
+
+class RangeIgnoredError(IntegrityError):
+    """A range was asked for, and the answer does not say that it is one."""
+
+
+_STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>(\w+)</Code>")
+
+_BY_CODE: Mapping[str, type[AsyncStoreError]] = {
+    "AccessDenied": AccessDeniedError,
+    "AllAccessDisabled": AccessDeniedError,
+    "AuthorizationHeaderMalformed": ConfigurationError,
+    "ConditionalRequestConflict": UnavailableError,
+    "ExpiredToken": CredentialsError,
+    "InternalError": LostAnswerError,
+    "InvalidAccessKeyId": CredentialsError,
+    "InvalidBucketName": ConfigurationError,
+    "InvalidToken": CredentialsError,
+    "NoSuchBucket": ConfigurationError,
+    "NoSuchKey": NotFoundError,
+    "NoSuchUpload": NotFoundError,
+    "PermanentRedirect": ConfigurationError,
+    "PreconditionFailed": ConflictError,
+    "RequestTimeTooSkewed": CredentialsError,
+    "RequestTimeout": LostAnswerError,
+    "ServiceUnavailable": UnavailableError,
+    "SignatureDoesNotMatch": CredentialsError,
+    "SlowDown": UnavailableError,
+    "TokenRefreshRequired": CredentialsError,
+}
+_BY_STATUS: Mapping[int, type[AsyncStoreError]] = {
+    301: ConfigurationError,
+    307: ConfigurationError,
+    400: AsyncStoreError,
+    401: CredentialsError,
+    403: AccessDeniedError,
+    404: NotFoundError,
+    408: LostAnswerError,
+    409: UnavailableError,
+    412: ConflictError,
+    429: UnavailableError,
+    500: LostAnswerError,
+    502: LostAnswerError,
+    503: UnavailableError,
+    504: LostAnswerError,
+}
+_ADVICE: Mapping[str, str] = {
+    "AccessDenied": "a permission is missing",
+    "AuthorizationHeaderMalformed": "the region is probably wrong",
+    "ExpiredToken": "the credentials have expired",
+    "InvalidAccessKeyId": "the access key is not known there",
+    "NoSuchBucket": "the bucket does not exist: create it, or mend s3_bucket",
+    "PermanentRedirect": "the bucket is in another region: mend region or endpoint_url",
+    "RequestTimeTooSkewed": "this machine's clock is wrong",
+    "SignatureDoesNotMatch": "the secret key is wrong",
+}
+
+
+def from_obstore(error: Exception, what: str) -> AsyncStoreError:
+    """Return our error for one of obstore's; ``what`` says what was asked and where ("put s3://bucket/key")."""
+    text = str(error)
+    status = _STATUS.search(text)
+    code = _CODE.search(text)
+    if code or status:
+        return from_s3_code(code[1] if code else "", int(status[1]) if status else 0, what, error)
+    match error:
+        case FileNotFoundError():
+            return NotFoundError(f"{what}: not found")
+        case obs.AlreadyExistsError():
+            return AlreadyExistsError(f"{what}: it exists already")
+        case obs.PreconditionError() | obs.NotModifiedError():
+            return ConflictError(f"{what}: it was changed meanwhile")
+        case obs.PermissionDeniedError():
+            return AccessDeniedError(f"{what}: denied")
+        case obs.UnauthenticatedError():
+            return CredentialsError(f"{what}: the credentials are not accepted")
+        case obs.InvalidPathError():
+            return UnsafePathError(f"{what}: {_first_line(text)}")
+        case obs.UnknownConfigurationKeyError() | NotImplementedError() | ValueError():
+            return ConfigurationError(f"{what}: {_first_line(text)}")
+    if "NotPartial" in text:
+        return RangeIgnoredError(f"{what}: the server does not mark its answer as a range")
+    unsent = "(Connect)" in text or "ConnectError" in text or "dns error" in text
+    return (UnavailableError if unsent else LostAnswerError)(f"{what}: {_transport_reason(text)}")
+
+
+def from_s3_code(code: str, status: int, what: str, error: Exception | None = None) -> AsyncStoreError:
+    """Return our error for an S3 error code and HTTP status, either of which may be missing."""
+    kind = _BY_CODE.get(code) or _BY_STATUS.get(status) or (LostAnswerError if status >= 500 else AsyncStoreError)
+    if kind is ConflictError and isinstance(error, obs.AlreadyExistsError):
+        kind = AlreadyExistsError
+    said = f"{code} ({status})" if code and status else code or f"HTTP {status}"
+    advice = _ADVICE.get(code)
+    return kind(f"{what}: {advice} [{said}]" if advice else f"{what}: {said}")
+
+
+_BY_ERRNO: Mapping[int, type[AsyncStoreError]] = {
+    errno.ENOENT: NotFoundError,
+    errno.EEXIST: AlreadyExistsError,
+    errno.EACCES: AccessDeniedError,
+    errno.EPERM: AccessDeniedError,
+    errno.EROFS: AccessDeniedError,
+    errno.ENAMETOOLONG: UnsafePathError,
+    errno.EINVAL: UnsafePathError,
+    errno.EISDIR: UnsafePathError,
+    errno.ENOTDIR: UnsafePathError,
+    errno.ELOOP: UnsafePathError,
+    errno.EILSEQ: UnsafePathError,
+}
+
+
+def from_file_error(error: OSError, what: str) -> AsyncStoreError:
+    """Return our error for one of the file system's; what is not in the table may pass (no space, too many files)."""
+    kind = _BY_ERRNO.get(error.errno or 0, UnavailableError)
+    return kind(f"{what}: {(error.strerror or str(error)).lower()}")
+
+
+def _first_line(text: str) -> str:
+    return text.splitlines()[0][:300] if text else "no reason given"
+
+
+def _transport_reason(text: str) -> str:
+    for sign, reason in (
+        ("Connection refused", "connection refused: is the endpoint right, and the server up?"),
+        ("dns error", "the host name of the endpoint cannot be resolved"),
+        ("TimedOut", "no answer in time"),
+        ("ertificate", "the server's TLS certificate is not trusted"),
+    ):
+        if sign in text:
+            return reason
+    return f"the connection failed: {_first_line(text)}"

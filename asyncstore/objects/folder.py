@@ -1,0 +1,240 @@
+"""
+Objects as files under a folder, also one that several machines share.
+
+Our own code instead of obstore's ``LocalStore``: that one has no conditional replace and refuses names such as ``a#1``.
+ETags are made of a file's inode, time and size; user metadata is not kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import shutil
+import stat
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from asyncstore._core.files import TEMP_PREFIX, atomic_target, locked, remove_empty_parents, write_atomically
+from asyncstore._core.threads import in_thread
+from asyncstore.errors import (
+    AlreadyExistsError,
+    ConfigurationError,
+    ConflictError,
+    IntegrityError,
+    NotFoundError,
+    UnsafePathError,
+)
+from asyncstore.objects._errors import from_file_error
+from asyncstore.objects.base import ANY, Condition, Listing, ObjectMeta, ObjectStore, check_key
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+    from contextlib import AsyncExitStack
+
+__all__ = ["FolderObjectStore"]
+
+T = TypeVar("T")
+
+PAGE = 1000
+LOCK_NAME = f"{TEMP_PREFIX}lock"
+_VANISHED_RETRIES = 5
+
+
+class FolderObjectStore(ObjectStore):
+    """
+    Keys are paths under ``root``; the folder is made with the first write.
+
+    Conditional puts lock a file in the key's folder (``flock``), so they hold among processes, and among machines where
+    the shared file system locks. Links are not followed: what they point to is neither listed nor read.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        super().__init__()
+        self._root = Path(root)
+
+    @property
+    def location(self) -> str:
+        """The folder."""
+        return str(self._root)
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        self._root = await asyncio.to_thread(lambda: self._root.expanduser().absolute())
+        if await asyncio.to_thread(lambda: self._root.exists() and not self._root.is_dir()):
+            raise ConfigurationError(f"{self._root} is not a folder")
+
+    async def put(
+        self, key: str, data: bytes, *, condition: Condition = ANY, metadata: Mapping[str, str] | None = None
+    ) -> str:
+        """Write an object; see :meth:`ObjectStore.put`."""
+        path = self._path(key)
+
+        def write() -> str:
+            if condition.etag:
+                return self._replace(path, data, condition.etag)
+            return _etag(_despite_removal(lambda: write_atomically(path, data, overwrite=not condition.create)))
+
+        return await self._in_thread("put", key, write)
+
+    async def get(
+        self, key: str, *, byte_range: tuple[int, int] | None = None, etag: str = ""
+    ) -> tuple[ObjectMeta, bytes]:
+        """Read an object; see :meth:`ObjectStore.get`."""
+        path = self._path(key)
+
+        def read() -> tuple[ObjectMeta, bytes]:
+            with open(path, "rb", opener=_open_regular) as file:
+                meta = _meta(key, os.fstat(file.fileno()))
+                if etag and meta.etag != etag:
+                    raise ConflictError(f"get {path}: it was replaced meanwhile")
+                start, end = byte_range or (0, meta.size_bytes)
+                file.seek(start)
+                return meta, file.read(end - start)
+
+        return await self._in_thread("get", key, read)
+
+    async def head(self, key: str) -> ObjectMeta:
+        """Describe an object; see :meth:`ObjectStore.head`."""
+        path = self._path(key)
+
+        def look() -> ObjectMeta:
+            with contextlib.suppress(NotADirectoryError):
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode):
+                    return _meta(key, status)
+            raise NotFoundError(f"head {path}: not found")
+
+        return await self._in_thread("head", key, look)
+
+    async def list(self, prefix: str) -> AsyncIterator[Sequence[ObjectMeta]]:
+        """List objects; see :meth:`ObjectStore.list`."""
+        folders = [prefix]
+        while folders:
+            page: list[ObjectMeta] = []
+            while folders and len(page) < PAGE:
+                listing = await self.list_folder(folders.pop())
+                folders += reversed(listing.folders)
+                page += listing.objects
+            if page:
+                yield page
+
+    async def list_folder(self, prefix: str) -> Listing:
+        """List one level; see :meth:`ObjectStore.list_folder`."""
+        folder = self._path(prefix.rstrip("/")) if prefix else self._root
+
+        def scan() -> Listing:
+            folders, objects = [], []
+            try:
+                with os.scandir(folder) as entries:
+                    for entry in sorted(entries, key=lambda entry: entry.name):
+                        if entry.is_dir(follow_symlinks=False):
+                            folders.append(f"{prefix}{entry.name}/")
+                        elif entry.is_file(follow_symlinks=False) and not entry.name.startswith(TEMP_PREFIX):
+                            with contextlib.suppress(FileNotFoundError):
+                                objects.append(_meta(prefix + entry.name, entry.stat(follow_symlinks=False)))
+            except (FileNotFoundError, NotADirectoryError):
+                return Listing([], [])
+            return Listing(folders, objects)
+
+        return await self._in_thread("list", prefix, scan)
+
+    async def delete(self, keys: Collection[str]) -> None:
+        """Delete objects, and the folders that become empty; see :meth:`ObjectStore.delete`."""
+        paths = [self._path(key) for key in keys]
+
+        def remove() -> None:
+            for path in paths:
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                    path.unlink()
+            for parent in {path.parent for path in paths}:
+                _remove_lock_of_empty(parent)
+                remove_empty_parents(parent / "any", self._root)
+
+        if paths:
+            await self._in_thread("delete", next(iter(keys)), remove)
+
+    async def copy(self, source: str, target: str) -> None:
+        """Copy an object; see :meth:`ObjectStore.copy`."""
+        paths = self._path(source), self._path(target)
+        await self._in_thread("copy", source, lambda: _copy_file(*paths))
+
+    async def put_file(self, key: str, path: Path, *, metadata: Mapping[str, str] | None = None) -> str:
+        """Write a file; see :meth:`ObjectStore.put_file`."""
+        target = self._path(key)
+        return await self._in_thread("put", key, lambda: _copy_file(path, target))
+
+    def _path(self, key: str) -> Path:
+        self._check_open()
+        segments = check_key(key).split("/")
+        if segments[-1].startswith(TEMP_PREFIX):
+            raise UnsafePathError(f"key {key!r}: names that begin with {TEMP_PREFIX!r} are kept for files on their way")
+        return self._root.joinpath(*segments)
+
+    def _replace(self, path: Path, data: bytes, etag: str) -> str:
+        with _despite_removal(lambda: locked(path.with_name(LOCK_NAME))):
+            if _etag(path.lstat()) != etag:
+                raise ConflictError(f"put {path}: it was changed meanwhile")
+            return _etag(write_atomically(path, data))
+
+    async def _in_thread(self, verb: str, key: str, work: Callable[[], T]) -> T:
+        self._check_open()
+        try:
+            return await in_thread(work)
+        except (NotFoundError, ConflictError, IntegrityError):
+            raise
+        except FileExistsError as error:
+            raise AlreadyExistsError(f"{verb} {self._root / key}: it exists already") from error
+        except OSError as error:
+            raise from_file_error(error, f"{verb} {self._root / key}") from error
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """Open a file without following links, and without waiting for the other end of a FIFO."""
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except NotADirectoryError as error:
+        raise FileNotFoundError(errno.ENOENT, "no such file", path) from error
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise FileNotFoundError(errno.ENOENT, "not a regular file", path)
+
+
+def _copy_file(source: Path, target: Path) -> str:
+    before = source.lstat()
+    if not stat.S_ISREG(before.st_mode):
+        raise FileNotFoundError(errno.ENOENT, "not a regular file", str(source))
+    with _despite_removal(lambda: atomic_target(target)) as temp:
+        shutil.copyfile(source, temp)
+        after, written = source.stat(), temp.stat()
+        if (after.st_mtime_ns, after.st_size) != (
+            before.st_mtime_ns,
+            before.st_size,
+        ) or after.st_size != written.st_size:
+            raise IntegrityError(f"{source} changed while it was read")
+    return _etag(written)
+
+
+def _despite_removal(work: Callable[[], T]) -> T:
+    """Do ``work`` again where somebody else removed the empty folder that it was about to write into."""
+    for _ in range(_VANISHED_RETRIES):
+        with contextlib.suppress(FileNotFoundError):
+            return work()
+    return work()
+
+
+def _remove_lock_of_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        if [entry.name for entry in folder.iterdir()] == [LOCK_NAME]:
+            (folder / LOCK_NAME).unlink()
+
+
+def _etag(status: os.stat_result) -> str:
+    return f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
+
+
+def _meta(key: str, status: os.stat_result) -> ObjectMeta:
+    modified = datetime.fromtimestamp(status.st_mtime_ns / 1e9, UTC)
+    return ObjectMeta(key, status.st_size, _etag(status), modified)

@@ -1,0 +1,226 @@
+"""
+Objects in an S3 bucket, on AWS or any server that speaks its protocol.
+
+obstore carries small objects, reads, listings, deletes and copies; aioboto3 carries multipart uploads, where the upload
+id is needed to abort. Both are configured from one :class:`AwsSettings`, take credentials from one provider, and never
+retry themselves: the one retry layer is ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from obstore.store import S3Store
+
+from asyncstore._core.retry import DEFAULT_RETRY, RetryPolicy
+from asyncstore.aws.credentials import CredentialProvider
+from asyncstore.errors import (
+    AlreadyExistsError,
+    ConfigurationError,
+    ConflictError,
+    IntegrityError,
+    NotFoundError,
+)
+from asyncstore.objects._boto import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, call, make_client
+from asyncstore.objects._errors import RangeIgnoredError, from_file_error
+from asyncstore.objects._multipart import PART_BYTES, MultipartTarget, upload_file
+from asyncstore.objects._obstore import ObstoreObjectStore, canonical_etag
+from asyncstore.objects.base import NEW, Capabilities, Condition, ObjectMeta, check_key
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextlib import AsyncExitStack
+    from pathlib import Path
+
+    from asyncstore.aws.settings import AwsSettings
+
+__all__ = ["S3ObjectStore"]
+
+SINGLE_PUT_LIMIT_BYTES = PART_BYTES
+"""Files above this go up in parts."""
+
+REQUEST_TIMEOUT_S = 600
+"""A whole request with its body; a stalled one is ended by the read timeout long before."""
+
+_capabilities: dict[tuple[str, str, str], Capabilities] = {}
+
+
+class S3ObjectStore(ObstoreObjectStore):
+    """
+    Objects of one bucket.
+
+    Args:
+        bucket: the bucket's name; it must exist.
+        settings: endpoint, region, credentials, limits.
+        probe_prefix: where :meth:`capabilities` may write and delete a probe object, ending in ``/`` or empty.
+        retry: how long to keep trying.
+    """
+
+    def __init__(
+        self, bucket: str, settings: AwsSettings, *, probe_prefix: str = "", retry: RetryPolicy = DEFAULT_RETRY
+    ) -> None:
+        super().__init__(retry=retry)
+        self._bucket = bucket
+        self._settings = settings
+        self._probe_prefix = probe_prefix
+        self._credentials = CredentialProvider(settings)
+        self._stack: AsyncExitStack | None
+        self._client: Any = None
+        self._client_lock: asyncio.Lock | None = None
+        self._lenient_ranges = False
+
+    @property
+    def location(self) -> str:
+        """``s3://<bucket>``."""
+        return f"s3://{self._bucket}"
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        root_certificate = await asyncio.to_thread(_read_ca_bundle, self._settings)
+        self._store = self._make_store(root_certificate)
+        # Wrong or missing credentials are told here, not at the first write.
+        await self._credentials.get()
+
+    async def capabilities(self) -> Capabilities:
+        """Probe the endpoint with one small object, once per process, endpoint and bucket."""
+        self._check_open()
+        where = (self._settings.endpoint or "", self._settings.region, self._bucket)
+        if where not in _capabilities:
+            _capabilities[where] = await self._probe()
+        return _capabilities[where]
+
+    async def get(
+        self, key: str, *, byte_range: tuple[int, int] | None = None, etag: str = ""
+    ) -> tuple[ObjectMeta, bytes]:
+        """Read an object; see :meth:`ObjectStore.get`."""
+        if byte_range is None:
+            return await super().get(key, etag=etag)
+        if not self._lenient_ranges:
+            try:
+                return await super().get(key, byte_range=byte_range, etag=etag)
+            except RangeIgnoredError:
+                self._lenient_ranges = True
+        return await self._get_leniently(key, byte_range, etag)
+
+    async def put_file(self, key: str, path: Path, *, metadata: Mapping[str, str] | None = None) -> str:
+        """Write a file, in parts above 8 MiB; see :meth:`ObjectStore.put_file`."""
+        self._check_open()
+        check_key(key)
+        try:
+            size_bytes = (await asyncio.to_thread(path.stat)).st_size
+        except OSError as error:
+            raise from_file_error(error, f"read {path}") from error
+        if size_bytes <= SINGLE_PUT_LIMIT_BYTES:
+            return await super().put_file(key, path, metadata=metadata)
+        target = MultipartTarget(await self._boto(), self._bucket, key, self._create_parameters(metadata))
+        # A part is held twice while it is sent: as it was read, and in the connection's buffers.
+        fitting = self._settings.max_memory_mb * 1024 * 1024 // (2 * PART_BYTES)
+        limit = max(1, min(self._settings.max_concurrency, fitting))
+        return canonical_etag(await upload_file(target, path, limit=limit, retry=self._retry))
+
+    async def _get_leniently(self, key: str, byte_range: tuple[int, int], etag: str) -> tuple[ObjectMeta, bytes]:
+        """Read a range from a server that sends it with status 200, which obstore refuses (rclone does so)."""
+        self._check_open()
+        start, end = byte_range
+        parameters = {"Bucket": self._bucket, "Key": key, "Range": f"bytes={start}-{end - 1}"}
+        if etag:
+            parameters["IfMatch"] = etag
+        what = f"get {self._at(key)}"
+        answer = await call(await self._boto(), "get_object", what, self._retry, **parameters)
+        sent, _, total = str(answer.get("ContentRange", "")).partition("/")
+        if sent != f"bytes {start}-{end - 1}" or len(answer["Body"]) != end - start:
+            raise IntegrityError(f"{what}: bytes {start}-{end - 1} were asked for, {sent or 'the whole object'} came")
+        found_etag = canonical_etag(answer["ETag"])
+        if etag and found_etag != etag:
+            raise ConflictError(f"{what}: it was replaced meanwhile")
+        meta = ObjectMeta(key, int(total), found_etag, answer["LastModified"], answer.get("Metadata", {}))
+        return meta, answer["Body"]
+
+    def _make_store(self, root_certificate: bytes | None) -> S3Store:
+        settings = self._settings
+        client: dict[str, Any] = {
+            "allow_http": True,
+            "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
+            "read_timeout": timedelta(seconds=READ_TIMEOUT_S),
+            "timeout": timedelta(seconds=REQUEST_TIMEOUT_S),
+        }
+        if root_certificate:
+            client["root_certificate"] = root_certificate
+        options: dict[str, Any] = {"virtual_hosted_style_request": not settings.path_style, "region": settings.region}
+        if settings.endpoint:
+            options["endpoint"] = _with_bucket(settings.endpoint, "" if settings.path_style else self._bucket)
+        if settings.kms_key_arn:
+            options |= {"server_side_encryption": "aws:kms", "sse_kms_key_id": settings.kms_key_arn}
+        return S3Store(
+            self._bucket,
+            client_options=client,  # type: ignore[arg-type]
+            retry_config={"max_retries": 0},
+            credential_provider=self._obstore_credentials,  # type: ignore[arg-type, unused-ignore]
+            **options,
+        )
+
+    async def _obstore_credentials(self) -> dict[str, Any]:
+        found = await self._credentials.get()
+        return {
+            "access_key_id": found.access_key_id,
+            "secret_access_key": found.secret_access_key,
+            "token": found.token,
+            "expires_at": found.expires_at,
+        }
+
+    def _create_parameters(self, metadata: Mapping[str, str] | None) -> dict[str, Any]:
+        parameters: dict[str, Any] = {"Metadata": dict(metadata or {})}
+        if self._settings.kms_key_arn:
+            parameters |= {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": self._settings.kms_key_arn}
+        if self._settings.storage_class:
+            parameters["StorageClass"] = self._settings.storage_class
+        return parameters
+
+    async def _boto(self) -> Any:
+        self._client_lock = self._client_lock or asyncio.Lock()
+        async with self._client_lock:
+            if self._client is None:
+                assert self._stack is not None
+                role = self._settings.multipart_upload_role_arn
+                provider = CredentialProvider(self._settings, role_arn=role) if role else self._credentials
+                self._client = await self._stack.enter_async_context(await make_client(self._settings, provider))
+        return self._client
+
+    def _at(self, key: str) -> str:
+        endpoint = self._settings.endpoint
+        return f"{self.location}/{key}" + (f" at {endpoint}" if endpoint else "")
+
+    async def _probe(self) -> Capabilities:
+        key = f"{self._probe_prefix}.asyncstore-probe-{secrets.token_hex(8)}"
+        etag = await self.put(key, b"asyncstore probes conditional writes", condition=NEW)
+        try:
+            create = await self._is_refused(key, NEW)
+            match = await self._is_refused(key, Condition(etag='"00000000000000000000000000000000"'))
+            match = match and not await self._is_refused(key, Condition(etag=etag))
+        finally:
+            await self.delete([key])
+        return Capabilities(create, match)
+
+    async def _is_refused(self, key: str, condition: Condition) -> bool:
+        try:
+            await self.put(key, b"asyncstore probes conditional writes", condition=condition)
+        except (AlreadyExistsError, ConflictError, NotFoundError):
+            return True
+        return False
+
+
+def _with_bucket(endpoint: str, bucket: str) -> str:
+    scheme, _, rest = endpoint.partition("://")
+    return f"{scheme}://{bucket}.{rest}" if bucket else endpoint
+
+
+def _read_ca_bundle(settings: AwsSettings) -> bytes | None:
+    bundle = settings.ca_bundle
+    if bundle is None:
+        return None
+    try:
+        return bundle.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"AWS_CA_BUNDLE {bundle} cannot be read: {error.strerror}") from error

@@ -1,0 +1,118 @@
+"""Real servers, one of each for a test worker; a bucket or database for each test; checks that nothing leaks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from typing import TYPE_CHECKING
+
+import hypothesis
+import pytest
+from blockbuster import BlockBuster
+
+from asyncstore.testing.postgres import PostgresServer, postgres_server
+from asyncstore.testing.servers import Bucket, S3Server, moto_server, rclone_server
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+ALLOWED_TO_BLOCK = (
+    # A loop of its own in a thread of its own, made to keep exactly this from the caller's loop.
+    ("asyncstore/objects/_boto.py", ("_make_session",)),
+    # botocore looks for customised models that nobody has each time a client is made; the models are cached.
+    ("botocore/loaders.py", ("_potential_locations",)),
+    # asyncpg looks for a password file, as every client of PostgreSQL does.
+    ("asyncpg/connect_utils.py", ("_parse_connect_dsn_and_args",)),
+)
+
+
+# Machines differ in speed, and a run of the tests should not depend on luck: sweeps do the searching.
+hypothesis.settings.register_profile("default", max_examples=40, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("sweep", max_examples=2000, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Take away what the machine says of AWS, proxies and asyncstore, and give the test servers' keys."""
+    for name in list(os.environ):
+        if name.upper().startswith(("AWS_", "ASYNCSTORE_")) or name.upper().endswith("_PROXY"):
+            monkeypatch.delenv(name)
+    nowhere = tmp_path_factory.getbasetemp() / "no-such-file"
+    for name, value in {
+        **S3Server("").environment,
+        "AWS_CONFIG_FILE": str(nowhere),
+        "AWS_SHARED_CREDENTIALS_FILE": str(nowhere),
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(autouse=True)
+def nothing_blocks() -> Iterator[None]:
+    """Fail what asyncstore calls on the event loop and that would block it."""
+    buster = BlockBuster("asyncstore", excluded_modules=["asyncstore.testing"])
+    # It asks for the working directory at most, and SQLAlchemy does so for each engine on SQLite.
+    del buster.functions["os.path.abspath"]
+    for function in buster.functions.values():
+        for module, names in ALLOWED_TO_BLOCK:
+            function.can_block_in(module, names)
+    buster.activate()
+    yield
+    buster.deactivate()
+
+
+@pytest.fixture(autouse=True)
+async def no_task_is_left() -> AsyncIterator[None]:
+    """Fail a test after which tasks still run, its fixtures closed."""
+    yield
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not left, f"tasks left behind: {left}"
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[S3Server]:
+    """Run moto."""
+    with moto_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone() -> Iterator[S3Server]:
+    """Run rclone's S3 server."""
+    with rclone_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """Run PostgreSQL."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def moto_bucket(moto: S3Server) -> Bucket:
+    """Return an empty bucket on moto."""
+    return moto.make_bucket(f"test-{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def rclone_bucket(rclone: S3Server) -> Bucket:
+    """Return an empty bucket on rclone."""
+    return rclone.make_bucket(f"test-{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+async def postgres_url(postgres: PostgresServer) -> AsyncIterator[str]:
+    """Give the URL of an empty database."""
+    async with postgres.database() as url:
+        yield url
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """Return the URL of a database that does not exist yet."""
+    return f"sqlite:///{tmp_path / 'run-log.db'}"
