@@ -1,0 +1,107 @@
+"""Models as fragments, and back. Pure functions."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError, to_json
+
+from asyncstore.errors import IntegrityError, InvalidValueError
+from asyncstore.models import BranchLog, JobLog, RunLog, StampedModel, StepLog
+from asyncstore.names import check_name
+from asyncstore.runlog._json import checked, reason
+from asyncstore.runlog.fragments import HEADER, JOB, Fragment, FragmentKey, Kind
+
+__all__ = ["NESTED", "explode", "fragment_of", "parameter_fragment", "to_model", "validate"]
+
+Model = TypeVar("Model", bound=StampedModel)
+NESTED: dict[type[StampedModel], set[str]] = {
+    RunLog: {"steps", "parameters", "job"},
+    BranchLog: {"steps", "parameters"},
+    StepLog: {"branches"},
+    JobLog: set(),
+}
+_MODELS: dict[Kind, type[StampedModel]] = {
+    Kind.RUN_LOG: RunLog,
+    Kind.STEP_LOG: StepLog,
+    Kind.BRANCH_LOG: BranchLog,
+    Kind.JOB_LOG: JobLog,
+}
+
+
+def fragment_of(model: StampedModel) -> Fragment:
+    """
+    Return the fragment that holds a model's own fields.
+
+    Raises:
+        InvalidValueError: a value has no JSON form that every backend can hold, or is too large or too deep.
+    """
+    match model:
+        case RunLog():
+            key = HEADER
+        case StepLog(internal_name=name):
+            key = FragmentKey(Kind.STEP_LOG, check_name(name, "step's internal name"))
+        case BranchLog(internal_name=name):
+            key = FragmentKey(Kind.BRANCH_LOG, check_name(name, "branch's internal name"))
+        case _:
+            key = JOB
+    what = f"{key.kind} {key.name!r}"
+    try:
+        body = model.model_dump_json(exclude=NESTED[type(model)], warnings="none").encode()
+    except (PydanticSerializationError, ValueError, RecursionError) as error:
+        raise InvalidValueError(f"{what} cannot be written as JSON: {reason(error)}") from error
+    return Fragment(key, checked(body, what), model.created_at)
+
+
+def parameter_fragment(key: str, value: object, scope: str = "") -> Fragment:
+    """Return the fragment of one parameter; raises like :func:`fragment_of`."""
+    what = f"parameter {key!r}"
+    check_name(key, "parameter key")
+    try:
+        body = to_json(value, inf_nan_mode="constants")
+    except (PydanticSerializationError, ValueError, RecursionError) as error:
+        raise InvalidValueError(f"{what} cannot be written as JSON: {reason(error)}") from error
+    return Fragment(FragmentKey(Kind.PARAMETER, key, scope), checked(body, what))
+
+
+def to_model(fragment: Fragment) -> StampedModel:
+    """
+    Return the model of any fragment but a parameter.
+
+    Raises:
+        IntegrityError: the stored text is not such a model.
+    """
+    model = validate(_MODELS[fragment.kind], fragment.value, f"{fragment.kind} {fragment.name!r}")
+    model._created_at = fragment.created_at
+    return model
+
+
+def explode(model: RunLog | BranchLog | StepLog) -> tuple[Fragment, list[Fragment]]:
+    """Return the fragment of the model's own fields, and those of everything nested in it, outermost first."""
+    own = fragment_of(model)
+    nested: list[Fragment] = []
+    stack: list[RunLog | BranchLog | StepLog] = [model]
+    while stack:
+        current = stack.pop()
+        if isinstance(current, StepLog):
+            children: list[StampedModel] = list(current.branches.values())
+        else:
+            scope = current.internal_name if isinstance(current, BranchLog) else ""
+            nested += [parameter_fragment(key, value, scope) for key, value in current.parameters.items()]
+            children = list(current.steps.values())
+            if isinstance(current, RunLog) and current.job is not None:
+                nested.append(fragment_of(current.job))
+        nested += [fragment_of(child) for child in children]
+        stack += [child for child in reversed(children) if isinstance(child, StepLog | BranchLog)]
+    return own, nested
+
+
+def validate(cls: type[Model], value: object, what: str) -> Model:
+    """Return ``value`` as that model; raises IntegrityError saying what is wrong where, never the value."""
+    try:
+        return cls.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise IntegrityError(f"{what} is not a {cls.__name__}: {where}: {first['msg']}") from error
