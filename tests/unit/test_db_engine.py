@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy.dialects import mysql
+from sqlalchemy.pool import NullPool
+
+from asyncstore.errors import AsyncStoreError, ConfigurationError, CredentialsError, InvalidValueError, UnavailableError
+from asyncstore.runlog.db import DBRunLogStore
+from asyncstore.runlog.db._engine import Database, location_of
+from asyncstore.runlog.db._errors import DatabaseEdge
+from asyncstore.runlog.db._schema import log_table
+from asyncstore.runlog.db._writer import upsert_statement
+
+PASSWORD = "p@ss/w:rd#1"
+
+
+class Secrets:
+    def __init__(self, **values: str) -> None:
+        self._values = values
+
+    async def get(self, name: str) -> str:
+        try:
+            return self._values[name]
+        except KeyError:
+            raise ConfigurationError(f"there is no secret {name!r}") from None
+
+
+async def made(connection_string: str, **secrets: str) -> Database:
+    database = await Database.of(connection_string, Secrets(**secrets), poolclass=NullPool)
+    await database.engine.dispose()
+    return database
+
+
+@pytest.mark.parametrize(
+    ("written", "driver"),
+    [
+        ("postgresql://u@h/d", "postgresql+asyncpg"),
+        ("postgres://u@h/d", "postgresql+asyncpg"),
+        ("postgresql+psycopg2://u@h/d", "postgresql+asyncpg"),
+        ("postgresql+asyncpg://u@h/d", "postgresql+asyncpg"),
+        ("sqlite:///x.db", "sqlite+aiosqlite"),
+        ("sqlite+aiosqlite:///x.db", "sqlite+aiosqlite"),
+    ],
+)
+async def test_urls_are_rewritten_to_their_async_driver(written: str, driver: str) -> None:
+    assert (await made(written)).engine.url.drivername == driver
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("", "not a database URL"),
+        ("scott", "not a database URL"),
+        ("mssql+aioodbc://u:tiger@h/d", "not supported"),
+        ("mysql+nothing://u:tiger@h/d", "driver"),
+        ("postgresql+pg8000://u:tiger@h/d", "asyncio"),
+        ("sqlite://", "buffered"),
+        ("sqlite:///:memory:", "buffered"),
+        (f"postgresql://u:{PASSWORD}@h/d", "percent-encode"),
+        ("postgresql://u:a@b@h/d", "percent-encode"),
+        ("postgresql://u:tiger@h:port/d", "not a database URL"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_opened(written: str, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        DBRunLogStore(connection_string=written)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "tiger" not in str(caught.value)
+    assert "w:rd" not in shown
+
+
+async def test_a_password_is_quoted_and_stays_hidden() -> None:
+    database = await made("postgresql://scott:${password}@host:5433/name?connect_timeout=3", password=PASSWORD)
+    assert database.engine.url.password == PASSWORD
+    assert database.location == "postgresql+asyncpg://scott:***@host:5433/name"
+    assert PASSWORD not in repr(database)
+
+
+async def test_a_whole_connection_string_may_be_one_secret() -> None:
+    database = await made("${dsn}", dsn="postgresql://scott:p%40ss@host/name")
+    assert database.engine.url.password == "p@ss"
+    assert location_of("${dsn}") == "database ${dsn}"
+
+
+async def test_a_secret_that_is_no_url_is_not_shown() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        await made("${dsn}", dsn=PASSWORD)
+    assert PASSWORD not in "".join(traceback.format_exception(caught.value))
+
+
+def test_nothing_shows_the_password() -> None:
+    store = DBRunLogStore(connection_string="postgresql://scott:tiger@host/name?password=tiger")
+    assert "tiger" not in repr(store) + store.location + repr(vars(store))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "'connection_string' is required"),
+        ({"conection_string": "sqlite:///x"}, "did you mean 'connection_string'"),
+        ({"connection_string": 7}, "connection_string"),
+    ],
+)
+def test_options_are_checked_when_the_store_is_made(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        DBRunLogStore(**options)
+
+
+def test_what_drivers_raise_is_told_by_family() -> None:
+    edge = DatabaseEdge("here")
+    families = {
+        asyncpg.InvalidPasswordError("x"): CredentialsError,
+        asyncpg.InvalidCatalogNameError("x"): ConfigurationError,
+        asyncpg.SerializationError("x"): UnavailableError,
+        asyncpg.DeadlockDetectedError("x"): UnavailableError,
+        asyncpg.LockNotAvailableError("x"): UnavailableError,
+        asyncpg.AdminShutdownError("x"): UnavailableError,
+        asyncpg.ConnectionDoesNotExistError("x"): UnavailableError,
+        asyncpg.InterfaceError("connection is closed"): UnavailableError,
+        asyncpg.CharacterNotInRepertoireError("x"): InvalidValueError,
+        ConnectionRefusedError("x"): UnavailableError,
+        asyncpg.UndefinedTableError("x"): ConfigurationError,
+    }
+    for error, family in families.items():
+        assert type(edge.translate(error, "reading")) is family
+
+
+def test_a_cause_that_holds_the_password_is_not_chained() -> None:
+    edge = DatabaseEdge("here", ("tiger",))
+    with pytest.raises(AsyncStoreError) as caught, edge.doing("reading"):
+        raise OSError("cannot log in with tiger")
+    assert "tiger" not in "".join(traceback.format_exception(caught.value))
+    assert "***" in str(caught.value)
+
+
+def test_mysql_upserts_by_its_unique_key() -> None:
+    statement = str(upsert_statement(log_table(), "mysql").compile(dialect=mysql.dialect()))
+    assert "ON DUPLICATE KEY UPDATE attribute_value = " in statement
+    assert statement.count("created_at") == 1
