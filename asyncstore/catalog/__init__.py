@@ -1,0 +1,23 @@
+"""Catalogs: one class over any object store (:mod:`asyncstore.catalog.base`), a thin subclass for each backend."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from asyncstore.catalog._tally import ProgressHook, TransferProgress
+from asyncstore.catalog.base import Catalog
+from asyncstore.catalog.folder import FileSystemCatalog
+from asyncstore.catalog.nothing import DoNothingCatalog
+
+if TYPE_CHECKING:
+    from asyncstore.catalog.s3 import S3Catalog
+
+__all__ = ["Catalog", "DoNothingCatalog", "FileSystemCatalog", "ProgressHook", "S3Catalog", "TransferProgress"]
+
+
+def __getattr__(name: str) -> Any:
+    # The AWS libraries take half a second to import: who keeps data in a folder need not wait for them.
+    if name == "S3Catalog":
+        return importlib.import_module("asyncstore.catalog.s3").S3Catalog
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,134 @@
+"""How a transfer goes: what is done, skipped and failed, told to whoever wants to know."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from asyncstore.errors import (
+    AccessDeniedError,
+    AsyncStoreError,
+    ClosedError,
+    ConfigurationError,
+    CredentialsError,
+    TransferError,
+    UnavailableError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["ProgressHook", "Tally", "TransferProgress"]
+
+HOPELESS = (AccessDeniedError, ClosedError, ConfigurationError, CredentialsError, UnavailableError)
+"""What would stop every other file as well, so it stops the transfer."""
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class TransferProgress:
+    """How far a transfer is, told after each file and after each range of a large one."""
+
+    name: str
+    """The file that moved last, ``<compute data folder>/<relative path>``."""
+    files_done: int
+    """Files moved, left as they were because they are the same already, or failed."""
+    files_total: int
+    bytes_done: int
+    bytes_total: int
+
+
+class ProgressHook(Protocol):
+    """What is called as a transfer goes on: on the event loop, so it must be quick."""
+
+    def __call__(self, progress: TransferProgress, /) -> None:
+        """Take note."""
+        ...
+
+
+class Tally:
+    """
+    Counts one transfer.
+
+    Args:
+        sizes: name → bytes of everything that is to be moved.
+        on_progress: told of each step.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], on_progress: ProgressHook | None = None) -> None:
+        self._sizes = sizes
+        self._on_progress = on_progress
+        self._partly: dict[str, int] = {}
+        self._bytes_total = sum(sizes.values())
+        self._bytes_done = 0
+        self._done: list[str] = []
+        self._skipped: list[str] = []
+        self._failed: dict[str, Exception] = {}
+
+    def __repr__(self) -> str:
+        return (
+            f"<Tally {len(self._done)} done, {len(self._skipped)} skipped, {len(self._failed)} failed "
+            f"of {len(self._sizes)} files, {self._bytes_done}/{self._bytes_total} bytes>"
+        )
+
+    def done(self, name: str) -> None:
+        """Note a file as moved."""
+        self._done.append(name)
+        self._settle(name)
+
+    def skip(self, name: str) -> None:
+        """Note a file as there already, unchanged."""
+        self._skipped.append(name)
+        self._settle(name)
+
+    def fail(self, name: str, error: Exception) -> None:
+        """Note that a file could not be moved."""
+        self._failed[name] = error
+        self._settle(name)
+
+    def advance(self, name: str, size_bytes: int) -> None:
+        """Note that a part of a file moved."""
+        self._partly[name] = self._partly.get(name, 0) + size_bytes
+        self._bytes_done += size_bytes
+        self._tell(name)
+
+    @contextlib.contextmanager
+    def failing(self, name: str) -> Iterator[None]:
+        """Note an error of one file in the block and go on; one that would stop every file is raised."""
+        try:
+            yield
+        except HOPELESS as error:
+            error.add_note(f"{len(self._done) + len(self._skipped)} of {len(self._sizes)} files were done before")
+            raise
+        except AsyncStoreError as error:
+            self.fail(name, error)
+
+    def finish(self, verb: str, where: str) -> None:
+        """
+        Raise :class:`TransferError` if any file failed; ``verb`` and ``where`` say what was going on.
+
+        Raises:
+            TransferError: with everything that is known of each file.
+        """
+        if not self._failed:
+            return
+        shown = [f"{name!r}: {error}" for name, error in list(self._failed.items())[:_SHOWN]]
+        more = len(self._failed) - len(shown)
+        raise TransferError(
+            f"{len(self._failed)} of {len(self._sizes)} files failed to {verb} {where}, the others are done: "
+            f"{'; '.join(shown)}{f'; and {more} more' if more else ''}",
+            done=self._done,
+            skipped=self._skipped,
+            failed=self._failed,
+        )
+
+    def _settle(self, name: str) -> None:
+        self._bytes_done += self._sizes.get(name, 0) - self._partly.pop(name, 0)
+        self._tell(name)
+
+    def _tell(self, name: str) -> None:
+        if self._on_progress is not None:
+            files = len(self._done) + len(self._skipped) + len(self._failed)
+            self._on_progress(TransferProgress(name, files, len(self._sizes), self._bytes_done, self._bytes_total))

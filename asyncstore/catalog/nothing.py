@@ -1,0 +1,59 @@
+"""The ``do-nothing`` catalog."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from asyncstore._core.settings import Settings
+from asyncstore.catalog.base import Catalog, Entries
+from asyncstore.objects.memory import MemoryObjectStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from asyncstore.models import DataCatalog
+
+__all__ = ["DoNothingCatalog"]
+
+
+class DoNothingSettings(Settings):
+    """``do-nothing`` has no keys."""
+
+
+class DoNothingCatalog(Catalog):
+    """A catalog that takes everything and keeps nothing, for runs whose data is no matter."""
+
+    def __init__(self, **options: object) -> None:
+        DoNothingSettings.parse(options, "catalog 'do-nothing'")
+        super().__init__(MemoryObjectStore())
+
+    @property
+    def location(self) -> str:
+        """Nowhere."""
+        return ""
+
+    async def put(self, *_: Any, **__: Any) -> Entries:
+        """Put nothing."""
+        self._check_open()
+        return []
+
+    async def get(self, *_: Any, **__: Any) -> Entries:
+        """Get nothing."""
+        self._check_open()
+        return []
+
+    async def list(self, run_id: str) -> AsyncIterator[DataCatalog]:
+        """Yield nothing."""
+        self._check_open()
+        nothing: list[DataCatalog] = []
+        for entry in nothing:
+            yield entry
+
+    async def sync_between_runs(self, *_: Any, **__: Any) -> Entries:
+        """Copy nothing."""
+        self._check_open()
+        return []
+
+    async def delete(self, run_id: str) -> None:
+        """Delete nothing."""
+        self._check_open()

@@ -1,0 +1,94 @@
+"""Portions of a transfer, and its tally."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncstore.catalog._plan import BATCH_BYTES, BATCH_FILES, batches, ranges
+from asyncstore.catalog._tally import Tally, TransferProgress
+from asyncstore.errors import AccessDeniedError, IntegrityError, TransferError
+
+
+@dataclass(frozen=True)
+class Item:
+    size_bytes: int
+
+
+def tear() -> None:
+    raise IntegrityError("torn")
+
+
+@given(st.lists(st.integers(0, 2 * BATCH_BYTES)), st.integers(1, 64))
+def test_batches_hold_everything_once_in_order_and_within_limits(sizes: list[int], workers: int) -> None:
+    items = [Item(size) for size in sizes]
+    found = list(batches(items, workers=workers))
+    assert [item for batch in found for item in batch] == items
+    for batch in found:
+        assert 1 <= len(batch) <= BATCH_FILES
+        assert len(batch) == 1 or sum(item.size_bytes for item in batch) <= BATCH_BYTES
+
+
+def test_batches_shrink_towards_the_end() -> None:
+    lengths = [len(batch) for batch in batches([Item(4096)] * 5000, workers=64)]
+    assert lengths[0] == BATCH_FILES
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[-64:] == [1] * 64
+
+
+def test_few_files_are_spread_over_the_workers() -> None:
+    assert [len(batch) for batch in batches([Item(1)] * 10, workers=64)] == [1] * 10
+
+
+@given(st.integers(0, 1000), st.integers(1, 100))
+def test_ranges_cover_everything_once(size: int, step: int) -> None:
+    found = ranges(size, step)
+    assert found[0][0] == 0
+    assert found[-1][1] == size
+    assert all(end == start for (_, end), (start, _) in pairwise(found))
+    assert all(end - start <= step for start, end in found)
+
+
+def test_a_tally_tells_each_step_and_never_counts_twice() -> None:
+    told: list[TransferProgress] = []
+    tally = Tally({"a": 10, "b": 20, "c": 5}, told.append)
+    tally.advance("a", 4)
+    tally.advance("a", 6)
+    tally.done("a")
+    tally.advance("b", 8)
+    with tally.failing("b"):
+        tear()
+    tally.skip("c")
+    assert [(event.files_done, event.bytes_done) for event in told] == [
+        (0, 4),
+        (0, 10),
+        (1, 10),
+        (1, 18),
+        (2, 30),
+        (3, 35),
+    ]
+    assert {(event.files_total, event.bytes_total) for event in told} == {(3, 35)}
+    with pytest.raises(TransferError, match="1 of 3 files failed to put into there") as caught:
+        tally.finish("put into", "there")
+    assert caught.value.done == ("a",)
+    assert caught.value.skipped == ("c",)
+    assert list(caught.value.failed) == ["b"]
+
+
+def test_an_error_that_would_stop_every_file_stops_the_transfer() -> None:
+    tally = Tally({"a": 1, "b": 1})
+    tally.done("a")
+    with pytest.raises(AccessDeniedError) as caught, tally.failing("b"):
+        raise AccessDeniedError("no")
+    assert caught.value.__notes__ == ["1 of 2 files were done before"]
+
+
+def test_a_tally_without_failures_ends_quietly() -> None:
+    tally = Tally({"a": 1})
+    tally.done("a")
+    tally.finish("get from", "there")
+    assert "1 done" in repr(tally)
