@@ -1,0 +1,19 @@
+"""From configuration to open services, and from there to recorded runs."""
+
+from __future__ import annotations
+
+from asyncstore.services._making import make_catalog, make_run_log_store, make_secrets, make_tables
+from asyncstore.services._services import Services, open_services
+from asyncstore.services.configuration import Configuration, ServiceConfiguration, read_configuration
+
+__all__ = [
+    "Configuration",
+    "ServiceConfiguration",
+    "Services",
+    "make_catalog",
+    "make_run_log_store",
+    "make_secrets",
+    "make_tables",
+    "open_services",
+    "read_configuration",
+]

@@ -1,0 +1,120 @@
+"""Services made from their configuration: placeholders filled, classes loaded, nothing opened yet."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asyncstore._core.placeholders import fill
+from asyncstore.errors import ConfigurationError
+from asyncstore.services.configuration import TYPES, ServiceConfiguration
+
+if TYPE_CHECKING:
+    from asyncstore._core.placeholders import SecretSource
+    from asyncstore.catalog import Catalog
+    from asyncstore.runlog.base import RunLogStore
+    from asyncstore.secrets import SecretsProvider
+    from asyncstore.services.configuration import Configuration
+
+__all__ = ["make_catalog", "make_run_log_store", "make_secrets", "make_tables"]
+
+EMBEDDED_FOLDER = Path(".asyncstore")
+"""Where the embedded default keeps everything, below the working folder."""
+
+
+async def make_secrets(configuration: Configuration) -> SecretsProvider:
+    """Make the secrets provider, not yet open."""
+    wanted = configuration.secrets or ServiceConfiguration("do-nothing")
+    provider: SecretsProvider = await _made("secrets", wanted, wanted.options)
+    return provider
+
+
+async def make_run_log_store(configuration: Configuration, secrets: SecretSource) -> RunLogStore:
+    """Make the run-log store, not yet open, its placeholders filled; the embedded one gets its folder and tables."""
+    wanted = configuration.run_log_store
+    if wanted is None:
+        await make_tables(configuration, secrets)
+        wanted = await _embedded_database()
+    # The database store fills its connection string itself: values need quoting there.
+    options = {**wanted.options, "secrets": secrets} if wanted.type == "db" else await _filled(wanted.options, secrets)
+    store: RunLogStore = await _made("run_log_store", wanted, options)
+    return store
+
+
+async def make_catalog(configuration: Configuration, secrets: SecretSource) -> Catalog:
+    """Make the catalog, not yet open, its placeholders filled."""
+    wanted = configuration.catalog or await _embedded_catalog()
+    catalog: Catalog = await _made("catalog", wanted, await _filled(wanted.options, secrets))
+    return catalog
+
+
+async def make_tables(configuration: Configuration, secrets: SecretSource, connection_string: str = "") -> str:
+    """
+    Make the tables of the configured run log, or of ``connection_string``, and return where they are.
+
+    Raises:
+        ConfigurationError: the run log is not in a database, or see :func:`asyncstore.create_tables`.
+    """
+    wanted = configuration.run_log_store or await _embedded_database()
+    if connection_string:
+        wanted = ServiceConfiguration("db", {"connection_string": connection_string})
+    if wanted.type != "db":
+        raise ConfigurationError(f"{wanted.where}: the run-log store is of type {wanted.type!r}, which has no tables")
+    store: RunLogStore = await _made("run_log_store", wanted, {**wanted.options, "secrets": secrets})
+    create_tables = await asyncio.to_thread(load, "asyncstore.runlog.db:create_tables")
+    await create_tables(**wanted.options, secrets=secrets)
+    return store.location
+
+
+async def _embedded_database() -> ServiceConfiguration:
+    database = (await asyncio.to_thread(_embedded_folder)) / "run_logs.db"
+    # What a path needs escaped in a URL differs between versions of SQLAlchemy.
+    url = (await asyncio.to_thread(load, "sqlalchemy.engine:URL")).create("sqlite", database=str(database))
+    return ServiceConfiguration("db", {"connection_string": url.render_as_string()})
+
+
+async def _embedded_catalog() -> ServiceConfiguration:
+    folder = (await asyncio.to_thread(_embedded_folder)) / "catalog"
+    return ServiceConfiguration("file-system", {"catalog_location": str(folder)})
+
+
+def _embedded_folder() -> Path:
+    # Absolute, so that a later change of the working folder does not move the stores.
+    folder = EMBEDDED_FOLDER.absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot make the folder {folder} of the embedded default: {error.strerror}; "
+            "work in a folder that you can write to, or name other services in a configuration"
+        ) from error
+    return folder
+
+
+async def _made(service: str, wanted: ServiceConfiguration, options: Mapping[str, Any]) -> Any:
+    try:
+        # In a thread: it imports, and folders are made absolute.
+        return await asyncio.to_thread(lambda: load(TYPES[service][wanted.type])(**options))
+    except ConfigurationError as error:
+        if not wanted.where:
+            raise
+        raise ConfigurationError(f"{wanted.where}: {error}") from error
+
+
+def load(home: str) -> Any:
+    """Return what ``module:name`` names; imports, so it may block for half a second."""
+    module, _, name = home.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+async def _filled(value: Any, secrets: SecretSource) -> Any:
+    if isinstance(value, str):
+        return await fill(value, secrets)
+    if isinstance(value, Mapping):
+        return {key: await _filled(item, secrets) for key, item in value.items()}
+    if isinstance(value, list):
+        return [await _filled(item, secrets) for item in value]
+    return value
