@@ -1,0 +1,86 @@
+"""The application: command groups, the options that stand before them, and the outermost errors."""
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+
+from asyncstore.cli import catalog, config, db, demo, runs
+from asyncstore.cli._command import ConfigOption, DebugOption, JsonOption, Shared
+from asyncstore.cli._errors import EXIT_CODES_HELP, INTERRUPTED, USAGE
+from asyncstore.cli._output import Output
+
+__all__ = ["app", "run"]
+
+HELP = f"""
+Run logs and data catalogs for async pipelines, on S3, in a SQL database or in a folder.
+
+Begin with 'asyncstore demo'; then 'asyncstore runs list'.
+
+{EXIT_CODES_HELP}
+"""
+
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+"""Typer's own, or click's: newer versions of Typer carry their click inside."""
+
+app = typer.Typer(
+    name="asyncstore",
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+for group in (runs, catalog, db, config):
+    app.add_typer(group.app, name=group.NAME)
+demo.register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"asyncstore {_version()}\n")
+        raise typer.Exit
+
+
+def _version() -> str:
+    try:
+        return version("asyncstore")
+    except PackageNotFoundError:
+        return "(run from a folder, not installed)"
+
+
+@app.callback()
+def options(
+    ctx: typer.Context,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version.")
+    ] = False,
+) -> None:
+    """Keep what stands before the command."""
+    ctx.obj = Shared(config, as_json, debug)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code."""
+    try:
+        return int(app(args=arguments, prog_name="asyncstore", standalone_mode=False) or 0)
+    except UsageError as error:
+        return _usage(error)
+    except (typer.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+
+
+def _usage(error: Exception) -> int:
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
+        sys.stdout.write(context.get_help() + "\n")
+        return USAGE
+    path = context.command_path if context is not None else "asyncstore"
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    Output().error(message[:1].lower() + message[1:].rstrip("."), f"'{path} --help' shows what is possible")
+    return USAGE

@@ -1,0 +1,126 @@
+"""Commands are coroutine functions; here they get the options that all share, a loop, and their errors printed."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+
+from asyncstore.cli._errors import FAILED, INTERRUPTED, report
+from asyncstore.cli._output import Output
+from asyncstore.services import open_services
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from asyncstore.services import Services
+
+__all__ = ["ConfigOption", "DebugOption", "JsonOption", "Session", "command"]
+
+ConfigOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Configuration in YAML; without it, .asyncstore/ in this folder."),
+]
+JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+DebugOption: TypeAlias = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
+
+CONFIG_VARIABLE = "ASYNCSTORE_CONFIG"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What one invocation was asked for, beside the command's own arguments."""
+
+    config: Path | None = None
+    debug: bool = False
+    output: Output = field(default_factory=Output)
+
+    @property
+    def as_json(self) -> bool:
+        """Whether a program reads the output."""
+        return self.output.as_json
+
+    def services(self) -> Services:
+        """Return the services of the configuration, to be opened with ``async with``."""
+        return open_services(self.config)
+
+
+@dataclass(slots=True)
+class Shared:
+    """The shared options as given before the command; kept in the context's ``obj``."""
+
+    config: Path | None = None
+    as_json: bool = False
+    debug: bool = False
+
+
+def command(app: typer.Typer, name: str) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
+    """
+    Register ``async def work(session, …)`` as a command of ``app``.
+
+    The parameters after the first become arguments and options; ``--config``, ``--json`` and ``--debug`` are added, and
+    count as well when they stand before the command.
+    """
+
+    def register(work: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+        @functools.wraps(work)
+        def run(ctx: typer.Context, config: Path | None, as_json: bool, debug: bool, **arguments: Any) -> None:
+            _run(work, _session(ctx, config, as_json=as_json, debug=debug), arguments)
+
+        signature = _signature(work)
+        run.__signature__ = signature  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in signature.parameters.values()}
+        app.command(name)(run)
+        return run
+
+    return register
+
+
+def _signature(work: Callable[..., Awaitable[None]]) -> inspect.Signature:
+    own = list(inspect.signature(work, eval_str=True).parameters.values())[1:]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [
+        inspect.Parameter("ctx", keyword, annotation=typer.Context),
+        *(parameter.replace(kind=keyword) for parameter in own),
+        inspect.Parameter("config", keyword, default=None, annotation=ConfigOption),
+        inspect.Parameter("as_json", keyword, default=False, annotation=JsonOption),
+        inspect.Parameter("debug", keyword, default=False, annotation=DebugOption),
+    ]
+    return inspect.Signature(parameters)
+
+
+def _session(ctx: typer.Context, config: Path | None, *, as_json: bool, debug: bool) -> Session:
+    shared = ctx.find_object(Shared) or Shared()
+    variable = os.environ.get(CONFIG_VARIABLE)
+    return Session(
+        config=config or shared.config or (Path(variable) if variable else None),
+        debug=debug or shared.debug,
+        output=Output(as_json=as_json or shared.as_json),
+    )
+
+
+def _run(work: Callable[..., Awaitable[None]], session: Session, arguments: dict[str, Any]) -> None:
+    async def main() -> None:
+        await work(session, **arguments)
+
+    try:
+        asyncio.run(main())
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        session.output.note("interrupted")
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        # Whoever read the output has seen enough (``| head``); the interpreter must not try to flush it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(FAILED) from None
+    except typer.Exit:
+        raise
+    except Exception as error:
+        raise typer.Exit(report(error, session.output, debug=session.debug)) from None
