@@ -135,7 +135,14 @@ class CredentialsError(AsyncStoreError):
 
 
 class UnavailableError(AsyncStoreError):
-    """The storage could not be reached or could not serve the request now: worth retrying later."""
+    """
+    The storage could not be reached or could not serve the request now: worth retrying later.
+
+    Attributes:
+        answer_lost: the request was sent and no answer came, so the storage may have done it all the same.
+    """
+
+    answer_lost = False
 
 
 class OutcomeUnknownError(AsyncStoreError):

@@ -70,15 +70,26 @@ def locked(path: Path) -> Iterator[None]:
     """
     Hold an exclusive lock on ``path`` among all processes that ask for it here; waits until it is free.
 
-    The file is made if missing and left behind: removing it would let two holders lock two files of one name.
+    The file is made if missing and left behind. Only a holder may remove it: whoever waited for a file that is gone by
+    then takes the one in its place.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_same_file(descriptor, path):
+                yield
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _is_same_file(descriptor: int, path: Path) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def remove_empty_parents(path: Path, root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_RETRY", "NO_RETRY", "RetryPolicy", "retrying"]
 
 T = TypeVar("T")
+
+# stamina logs each retry as a warning; where nobody has set up logging, that would end up on people's terminals.
+logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, ClientError
 
 from asyncstore._core.retry import RetryPolicy, retrying
-from asyncstore.objects._errors import LostAnswerError, from_s3_code
+from asyncstore.objects._errors import from_s3_code, no_answer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -91,7 +91,7 @@ async def call(client: Any, operation: str, what: str, retry: RetryPolicy, **par
         except ClientError as error:
             raise _from_client_error(error, what) from error
         except (BotoCoreError, OSError, TimeoutError) as error:
-            raise LostAnswerError(f"{what}: the connection failed: {error}") from error
+            raise no_answer(f"{what}: the connection failed: {error}", sent=True) from error
         return answer
 
     return await retrying(once, retry)

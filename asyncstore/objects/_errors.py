@@ -24,11 +24,7 @@ from asyncstore.errors import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["LostAnswerError", "RangeIgnoredError", "from_file_error", "from_obstore", "from_s3_code"]
-
-
-class LostAnswerError(UnavailableError):
-    """A request was sent and no answer came: the storage may have done it all the same."""
+__all__ = ["RangeIgnoredError", "from_file_error", "from_obstore", "from_s3_code", "no_answer"]
 
 
 class RangeIgnoredError(IntegrityError):
@@ -44,7 +40,7 @@ _BY_CODE: Mapping[str, type[AsyncStoreError]] = {
     "AuthorizationHeaderMalformed": ConfigurationError,
     "ConditionalRequestConflict": UnavailableError,
     "ExpiredToken": CredentialsError,
-    "InternalError": LostAnswerError,
+    "InternalError": UnavailableError,
     "InvalidAccessKeyId": CredentialsError,
     "InvalidBucketName": ConfigurationError,
     "InvalidToken": CredentialsError,
@@ -54,7 +50,7 @@ _BY_CODE: Mapping[str, type[AsyncStoreError]] = {
     "PermanentRedirect": ConfigurationError,
     "PreconditionFailed": ConflictError,
     "RequestTimeTooSkewed": CredentialsError,
-    "RequestTimeout": LostAnswerError,
+    "RequestTimeout": UnavailableError,
     "ServiceUnavailable": UnavailableError,
     "SignatureDoesNotMatch": CredentialsError,
     "SlowDown": UnavailableError,
@@ -67,15 +63,18 @@ _BY_STATUS: Mapping[int, type[AsyncStoreError]] = {
     401: CredentialsError,
     403: AccessDeniedError,
     404: NotFoundError,
-    408: LostAnswerError,
+    408: UnavailableError,
     409: UnavailableError,
     412: ConflictError,
     429: UnavailableError,
-    500: LostAnswerError,
-    502: LostAnswerError,
+    500: UnavailableError,
+    502: UnavailableError,
     503: UnavailableError,
-    504: LostAnswerError,
+    504: UnavailableError,
 }
+_UNDONE = {409, 429, 503}
+"""Statuses of requests that are worth retrying and were not carried out."""
+
 _ADVICE: Mapping[str, str] = {
     "AccessDenied": "a permission is missing",
     "AuthorizationHeaderMalformed": "the region is probably wrong",
@@ -113,17 +112,25 @@ def from_obstore(error: Exception, what: str) -> AsyncStoreError:
     if "NotPartial" in text:
         return RangeIgnoredError(f"{what}: the server does not mark its answer as a range")
     unsent = "(Connect)" in text or "ConnectError" in text or "dns error" in text
-    return (UnavailableError if unsent else LostAnswerError)(f"{what}: {_transport_reason(text)}")
+    return no_answer(f"{what}: {_transport_reason(text)}", sent=not unsent)
 
 
 def from_s3_code(code: str, status: int, what: str, error: Exception | None = None) -> AsyncStoreError:
     """Return our error for an S3 error code and HTTP status, either of which may be missing."""
-    kind = _BY_CODE.get(code) or _BY_STATUS.get(status) or (LostAnswerError if status >= 500 else AsyncStoreError)
+    kind = _BY_CODE.get(code) or _BY_STATUS.get(status) or (UnavailableError if status >= 500 else AsyncStoreError)
     if kind is ConflictError and isinstance(error, obs.AlreadyExistsError):
         kind = AlreadyExistsError
     said = f"{code} ({status})" if code and status else code or f"HTTP {status}"
     advice = _ADVICE.get(code)
-    return kind(f"{what}: {advice} [{said}]" if advice else f"{what}: {said}")
+    message = f"{what}: {advice} [{said}]" if advice else f"{what}: {said}"
+    return no_answer(message, sent=status not in _UNDONE) if kind is UnavailableError else kind(message)
+
+
+def no_answer(message: str, *, sent: bool) -> UnavailableError:
+    """Return the error for a request that got no useful answer; ``sent`` if it may have been carried out."""
+    error = UnavailableError(message)
+    error.answer_lost = sent
+    return error
 
 
 _BY_ERRNO: Mapping[int, type[AsyncStoreError]] = {

@@ -13,25 +13,23 @@ from obstore import exceptions as obs
 from asyncstore._core.retry import DEFAULT_RETRY, RetryPolicy, retrying
 from asyncstore.errors import (
     AlreadyExistsError,
+    AsyncStoreError,
     ConflictError,
     IntegrityError,
     NotFoundError,
     OutcomeUnknownError,
     UnavailableError,
 )
-from asyncstore.objects._errors import LostAnswerError, from_file_error, from_obstore
-from asyncstore.objects.base import ANY, Condition, Listing, ObjectMeta, ObjectStore, check_key
+from asyncstore.objects._errors import from_file_error, from_obstore
+from asyncstore.objects.base import ANY, PUT_ID, Condition, Listing, ObjectMeta, ObjectStore, check_key
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from obstore.store import ObjectStore as ForeignStore
 
 __all__ = ["ObstoreObjectStore"]
-
-PUT_ID = "asyncstore-put-id"
-"""Metadata key of the mark by which a conditional write recognises itself after a lost answer."""
 
 PAGE = 1000
 _STANDARD_ATTRIBUTES = {
@@ -51,6 +49,7 @@ class ObstoreObjectStore(ObjectStore):
     def __init__(self, *, retry: RetryPolicy = DEFAULT_RETRY) -> None:
         super().__init__()
         self._retry = retry
+        self._attributes: Mapping[str, str] = {}
         self._store: ForeignStore
 
     async def put(
@@ -132,16 +131,32 @@ class ObstoreObjectStore(ObjectStore):
 
         await retrying(once, self._retry)
 
-    async def put_file(self, key: str, path: Path, *, metadata: Mapping[str, str] | None = None) -> str:
+    async def put_file(
+        self,
+        key: str,
+        path: Path,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        verify: Callable[[], None] | None = None,
+    ) -> str:
         """Write a file; see :meth:`ObjectStore.put_file`."""
+
+        def read() -> bytes:
+            data = path.read_bytes()
+            if verify is not None:
+                verify()
+            return data
+
         try:
-            data = await asyncio.to_thread(path.read_bytes)
+            data = await asyncio.to_thread(read)
         except OSError as error:
+            if isinstance(error, AsyncStoreError):
+                raise
             raise from_file_error(error, f"read {path}") from error
         return await self.put(key, data, metadata=metadata)
 
     async def _put_once(self, key: str, data: bytes, mode: Any, metadata: Mapping[str, str] | None, **more: Any) -> str:
-        attributes = dict(metadata) if metadata else None
+        attributes = {**self._attributes, **(metadata or {})} or None
         with self._translated("put", key):
             result = await obstore.put_async(
                 self._store, key, data, mode=mode, attributes=attributes, use_multipart=False, **more
@@ -157,8 +172,8 @@ class ObstoreObjectStore(ObjectStore):
             nonlocal lost
             try:
                 return await self._put_once(key, data, mode, metadata)
-            except LostAnswerError:
-                lost = True
+            except UnavailableError as error:
+                lost = lost or error.answer_lost
                 raise
             except (AlreadyExistsError, ConflictError, NotFoundError):
                 # The refusal may be the echo of our own earlier attempt, whose answer was lost.

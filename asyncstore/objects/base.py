@@ -16,11 +16,11 @@ from asyncstore._core.resource import Resource
 from asyncstore.errors import UnsafePathError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
-__all__ = ["ANY", "NEW", "Capabilities", "Condition", "Listing", "ObjectMeta", "ObjectStore", "check_key"]
+__all__ = ["ANY", "NEW", "PUT_ID", "Capabilities", "Condition", "Listing", "ObjectMeta", "ObjectStore", "check_key"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,9 @@ class Condition:
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+PUT_ID = "asyncstore-put-id"
+"""Metadata key of the random mark by which a write knows itself again after a lost answer."""
 
 ANY = Condition()
 NEW = Condition(create=True)
@@ -165,9 +168,19 @@ class ObjectStore(Resource):
         """
 
     @abstractmethod
-    async def put_file(self, key: str, path: Path, *, metadata: Mapping[str, str] | None = None) -> str:
+    async def put_file(
+        self,
+        key: str,
+        path: Path,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        verify: Callable[[], None] | None = None,
+    ) -> str:
         """
         Write an object from a local file of any size and return its ETag; memory use does not grow with the file.
+
+        ``verify`` is called in a thread when all bytes have been read, and before the object can be seen: what it
+        raises is raised, and nothing is written.
 
         Raises:
             IntegrityError: the file changed while it was read.

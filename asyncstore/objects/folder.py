@@ -21,6 +21,7 @@ from asyncstore._core.files import TEMP_PREFIX, atomic_target, locked, remove_em
 from asyncstore._core.threads import in_thread
 from asyncstore.errors import (
     AlreadyExistsError,
+    AsyncStoreError,
     ConfigurationError,
     ConflictError,
     IntegrityError,
@@ -73,10 +74,10 @@ class FolderObjectStore(ObjectStore):
 
         def write() -> str:
             if condition.etag:
-                return self._replace(path, data, condition.etag)
-            return _etag(_despite_removal(lambda: write_atomically(path, data, overwrite=not condition.create)))
+                return _replace(path, data, condition.etag)
+            return _etag(write_atomically(path, data, overwrite=not condition.create))
 
-        return await self._in_thread("put", key, write)
+        return await self._in_thread("put", key, lambda: _despite_removal(write))
 
     async def get(
         self, key: str, *, byte_range: tuple[int, int] | None = None, etag: str = ""
@@ -145,11 +146,10 @@ class FolderObjectStore(ObjectStore):
         paths = [self._path(key) for key in keys]
 
         def remove() -> None:
-            for path in paths:
-                with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
-                    path.unlink()
+            for key in keys:
+                self._refuse_links(key)
             for parent in {path.parent for path in paths}:
-                _remove_lock_of_empty(parent)
+                _remove_all([path for path in paths if path.parent == parent], parent / LOCK_NAME)
                 remove_empty_parents(parent / "any", self._root)
 
         if paths:
@@ -158,12 +158,24 @@ class FolderObjectStore(ObjectStore):
     async def copy(self, source: str, target: str) -> None:
         """Copy an object; see :meth:`ObjectStore.copy`."""
         paths = self._path(source), self._path(target)
-        await self._in_thread("copy", source, lambda: _copy_file(*paths))
 
-    async def put_file(self, key: str, path: Path, *, metadata: Mapping[str, str] | None = None) -> str:
+        def copy() -> str:
+            self._refuse_links(target)
+            return _copy_file(*paths)
+
+        await self._in_thread("copy", source, lambda: _despite_removal(copy))
+
+    async def put_file(
+        self,
+        key: str,
+        path: Path,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        verify: Callable[[], None] | None = None,
+    ) -> str:
         """Write a file; see :meth:`ObjectStore.put_file`."""
         target = self._path(key)
-        return await self._in_thread("put", key, lambda: _copy_file(path, target))
+        return await self._in_thread("put", key, lambda: _despite_removal(lambda: _copy_file(path, target, verify)))
 
     def _path(self, key: str) -> Path:
         self._check_open()
@@ -172,22 +184,36 @@ class FolderObjectStore(ObjectStore):
             raise UnsafePathError(f"key {key!r}: names that begin with {TEMP_PREFIX!r} are kept for files on their way")
         return self._root.joinpath(*segments)
 
-    def _replace(self, path: Path, data: bytes, etag: str) -> str:
-        with _despite_removal(lambda: locked(path.with_name(LOCK_NAME))):
-            if _etag(path.lstat()) != etag:
-                raise ConflictError(f"put {path}: it was changed meanwhile")
-            return _etag(write_atomically(path, data))
-
     async def _in_thread(self, verb: str, key: str, work: Callable[[], T]) -> T:
         self._check_open()
+
+        def work_inside() -> T:
+            self._refuse_links(key)
+            return work()
+
         try:
-            return await in_thread(work)
-        except (NotFoundError, ConflictError, IntegrityError):
+            return await in_thread(work_inside)
+        except AsyncStoreError:
             raise
         except FileExistsError as error:
             raise AlreadyExistsError(f"{verb} {self._root / key}: it exists already") from error
         except OSError as error:
             raise from_file_error(error, f"{verb} {self._root / key}") from error
+
+    def _refuse_links(self, key: str) -> None:
+        """Refuse a key that leads through a link: what lies behind it is somebody else's."""
+        folder = self._root
+        for segment in key.split("/")[:-1]:
+            folder /= segment
+            if folder.is_symlink():
+                raise UnsafePathError(f"{folder} is a link: the store keeps to its own folder")
+
+
+def _replace(path: Path, data: bytes, etag: str) -> str:
+    with locked(path.with_name(LOCK_NAME)):
+        if _etag(path.lstat()) != etag:
+            raise ConflictError(f"put {path}: it was changed meanwhile")
+        return _etag(write_atomically(path, data))
 
 
 def _open_regular(path: str, flags: int) -> int:
@@ -202,18 +228,18 @@ def _open_regular(path: str, flags: int) -> int:
     raise FileNotFoundError(errno.ENOENT, "not a regular file", path)
 
 
-def _copy_file(source: Path, target: Path) -> str:
+def _copy_file(source: Path, target: Path, verify: Callable[[], None] | None = None) -> str:
     before = source.lstat()
     if not stat.S_ISREG(before.st_mode):
         raise FileNotFoundError(errno.ENOENT, "not a regular file", str(source))
-    with _despite_removal(lambda: atomic_target(target)) as temp:
+    with atomic_target(target) as temp:
         shutil.copyfile(source, temp)
         after, written = source.stat(), temp.stat()
-        if (after.st_mtime_ns, after.st_size) != (
-            before.st_mtime_ns,
-            before.st_size,
-        ) or after.st_size != written.st_size:
+        unchanged = (after.st_mtime_ns, after.st_size) == (before.st_mtime_ns, before.st_size)
+        if not unchanged or written.st_size != after.st_size:
             raise IntegrityError(f"{source} changed while it was read")
+        if verify is not None:
+            verify()
     return _etag(written)
 
 
@@ -225,10 +251,15 @@ def _despite_removal(work: Callable[[], T]) -> T:
     return work()
 
 
-def _remove_lock_of_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        if [entry.name for entry in folder.iterdir()] == [LOCK_NAME]:
-            (folder / LOCK_NAME).unlink()
+def _remove_all(paths: Sequence[Path], lock: Path) -> None:
+    """Remove files of one folder, and its lock if nothing else is left; who replaces one of them now is let finish."""
+    with locked(lock) if lock.exists() else contextlib.nullcontext():
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                path.unlink()
+        with contextlib.suppress(OSError):
+            if [entry.name for entry in lock.parent.iterdir()] == [LOCK_NAME]:
+                lock.unlink()
 
 
 def _etag(status: os.stat_result) -> str:

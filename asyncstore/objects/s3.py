@@ -28,10 +28,10 @@ from asyncstore.objects._boto import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, call, ma
 from asyncstore.objects._errors import RangeIgnoredError, from_file_error
 from asyncstore.objects._multipart import PART_BYTES, MultipartTarget, upload_file
 from asyncstore.objects._obstore import ObstoreObjectStore, canonical_etag
-from asyncstore.objects.base import NEW, Capabilities, Condition, ObjectMeta, check_key
+from asyncstore.objects.base import NEW, PUT_ID, Capabilities, Condition, ObjectMeta, check_key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from contextlib import AsyncExitStack
     from pathlib import Path
 
@@ -80,6 +80,8 @@ class S3ObjectStore(ObstoreObjectStore):
     async def _open(self, stack: AsyncExitStack) -> None:
         root_certificate = await asyncio.to_thread(_read_ca_bundle, self._settings)
         self._store = self._make_store(root_certificate)
+        if self._settings.storage_class:
+            self._attributes = {"Storage-Class": self._settings.storage_class}
         # Wrong or missing credentials are told here, not at the first write.
         await self._credentials.get()
 
@@ -104,7 +106,14 @@ class S3ObjectStore(ObstoreObjectStore):
                 self._lenient_ranges = True
         return await self._get_leniently(key, byte_range, etag)
 
-    async def put_file(self, key: str, path: Path, *, metadata: Mapping[str, str] | None = None) -> str:
+    async def put_file(
+        self,
+        key: str,
+        path: Path,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        verify: Callable[[], None] | None = None,
+    ) -> str:
         """Write a file, in parts above 8 MiB; see :meth:`ObjectStore.put_file`."""
         self._check_open()
         check_key(key)
@@ -113,12 +122,12 @@ class S3ObjectStore(ObstoreObjectStore):
         except OSError as error:
             raise from_file_error(error, f"read {path}") from error
         if size_bytes <= SINGLE_PUT_LIMIT_BYTES:
-            return await super().put_file(key, path, metadata=metadata)
+            return await super().put_file(key, path, metadata=metadata, verify=verify)
         target = MultipartTarget(await self._boto(), self._bucket, key, self._create_parameters(metadata))
         # A part is held twice while it is sent: as it was read, and in the connection's buffers.
         fitting = self._settings.max_memory_mb * 1024 * 1024 // (2 * PART_BYTES)
         limit = max(1, min(self._settings.max_concurrency, fitting))
-        return canonical_etag(await upload_file(target, path, limit=limit, retry=self._retry))
+        return canonical_etag(await upload_file(target, path, limit=limit, retry=self._retry, verify=verify))
 
     async def _get_leniently(self, key: str, byte_range: tuple[int, int], etag: str) -> tuple[ObjectMeta, bytes]:
         """Read a range from a server that sends it with status 200, which obstore refuses (rclone does so)."""
@@ -171,7 +180,7 @@ class S3ObjectStore(ObstoreObjectStore):
         }
 
     def _create_parameters(self, metadata: Mapping[str, str] | None) -> dict[str, Any]:
-        parameters: dict[str, Any] = {"Metadata": dict(metadata or {})}
+        parameters: dict[str, Any] = {"Metadata": {**(metadata or {}), PUT_ID: secrets.token_hex(16)}}
         if self._settings.kms_key_arn:
             parameters |= {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": self._settings.kms_key_arn}
         if self._settings.storage_class:
