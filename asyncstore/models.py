@@ -57,7 +57,7 @@ def parse_stamp(text: object) -> datetime | None:
     """Read what :func:`stamp_text` wrote; anything else is no time."""
     try:
         return datetime.fromisoformat(text).astimezone(UTC) if isinstance(text, str) else None
-    except ValueError:
+    except (OverflowError, ValueError):
         return None
 
 

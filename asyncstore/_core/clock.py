@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PROCESS_CLOCK", "HybridClock"]
 
+_TOO_FAR_AHEAD_US = 24 * 3600 * 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -35,8 +36,10 @@ class HybridClock:
             return _EPOCH + timedelta(microseconds=self._last_us)
 
     def witness(self, seen: datetime) -> None:
-        """Take note of a stamp that somebody else gave."""
+        """Take note of a stamp that somebody else gave; one over a day ahead is a mistake, and not followed."""
         seen_us = (seen - _EPOCH) // timedelta(microseconds=1)
+        if seen_us > self._wall_us() + _TOO_FAR_AHEAD_US:
+            return
         with self._lock:
             self._last_us = max(self._last_us, seen_us)
 

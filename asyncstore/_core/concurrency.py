@@ -35,6 +35,13 @@ async def for_each(work: Callable[[T], Awaitable[None]], items: Iterable[T], *, 
         except Exception as error:
             failures.append(error)
             raise
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():
+                # Nobody cancelled this worker, so a group would take it for one that is done.
+                failures.append(RuntimeError("work ended in a cancellation that nobody asked for"))
+                raise failures[-1] from error
+            raise
 
     try:
         async with asyncio.TaskGroup() as group:

@@ -7,6 +7,7 @@ The functions here block; callers run them in threads, several files a hop where
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -37,7 +38,7 @@ def atomic_target(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
         FileExistsError: not ``overwrite``, and ``path`` exists; of several creators exactly one gets through.
     """
     temp = path.with_name(f"{TEMP_PREFIX}{secrets.token_hex(8)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     try:
         yield temp
         if overwrite:
@@ -73,7 +74,7 @@ def locked(path: Path) -> Iterator[None]:
     The file is made if missing and left behind. Only a holder may remove it: whoever waited for a file that is gone by
     then takes the one in its place.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
@@ -83,6 +84,16 @@ def locked(path: Path) -> Iterator[None]:
                 return
         finally:
             os.close(descriptor)
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        # Also what pathlib says when the folder was there and has just been removed by somebody else.
+        if path.exists() and not path.is_dir():
+            raise
+        raise FileNotFoundError(errno.ENOENT, "the folder was removed meanwhile", str(path)) from error
 
 
 def _is_same_file(descriptor: int, path: Path) -> bool:

@@ -40,6 +40,7 @@ class GroupCommitter(Generic[T, R]):
         splits: tells of an error that ``commit`` raised whether one item of the batch may be to blame. Then nothing of
             the batch may have been committed, and its halves are committed on their own, until only the callers of the
             items to blame get the error.
+        on_idle: called each time when nothing is pending or being committed any more.
     """
 
     def __init__(
@@ -50,23 +51,25 @@ class GroupCommitter(Generic[T, R]):
         weigh: Callable[[T], int] | None = None,
         weight_limit: int = 0,
         splits: Callable[[Exception], bool] | None = None,
+        on_idle: Callable[[], None] | None = None,
     ) -> None:
         self._commit = commit
         self._batch_limit = batch_limit
         self._weigh = weigh
         self._weight_limit = weight_limit
         self._splits = splits
+        self._on_idle = on_idle
         self._pending: dict[asyncio.Future[R], T] = {}
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<GroupCommitter {len(self._pending)} pending{', committing' if self._task else ''}>"
+        return f"<GroupCommitter {len(self._pending)} pending{', committing' if self.busy else ''}>"
 
     @property
     def busy(self) -> bool:
         """Whether items are pending or being committed."""
-        return bool(self._pending) or self._task is not None
+        return bool(self._pending) or (self._task is not None and not self._task.done())
 
     async def submit(self, item: T) -> R:
         """
@@ -82,8 +85,9 @@ class GroupCommitter(Generic[T, R]):
             raise ClosedError("the store is closing: no further writes are taken")
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._pending[future] = item
-        if self._task is None:
+        if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._drain())
+            self._task.add_done_callback(self._drained)
         try:
             return await future
         except asyncio.CancelledError:
@@ -98,7 +102,7 @@ class GroupCommitter(Generic[T, R]):
         """
         self._closed = True
         try:
-            while self._task is not None:
+            while self._task is not None and not self._task.done():
                 await asyncio.wait([self._task])
         except asyncio.CancelledError:
             await shielded(self._break_off())
@@ -106,7 +110,7 @@ class GroupCommitter(Generic[T, R]):
 
     async def _break_off(self) -> None:
         self._refuse_pending()
-        if self._task is None:
+        if self._task is None or self._task.done():
             return
         _, late = await asyncio.wait([self._task], timeout=FINISH_DEADLINE_S)
         for task in late:
@@ -125,8 +129,13 @@ class GroupCommitter(Generic[T, R]):
             _settle(batch, [unknown] * len(batch))
             self._refuse_pending()
             raise
-        finally:
-            self._task = None
+
+    def _drained(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            # Perhaps before its first step, so that it could not say so itself.
+            self._refuse_pending()
+        if not self.busy and self._on_idle is not None:
+            self._on_idle()
 
     def _take(self) -> dict[asyncio.Future[R], T]:
         batch: dict[asyncio.Future[R], T] = {}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import random
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,7 +16,7 @@ from asyncstore.errors import UnavailableError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ["DEFAULT_RETRY", "NO_RETRY", "RetryPolicy", "retrying"]
+__all__ = ["DEFAULT_RETRY", "NO_RETRY", "Contention", "RetryPolicy", "retrying"]
 
 T = TypeVar("T")
 
@@ -35,6 +38,30 @@ class RetryPolicy:
 
 DEFAULT_RETRY = RetryPolicy()
 NO_RETRY = RetryPolicy(attempts=1)
+
+
+class Contention:
+    """
+    Waits between compare-and-swaps that somebody else won: at random, up to 10 ms at first and 640 ms in the end.
+
+    The wait is for luck, not for load: among writers that swap again at once, the fastest would always win.
+    """
+
+    FIRST_WAIT_S = 0.01
+    LONGEST_WAIT_S = 0.64
+    DEADLINE_S = 60.0
+
+    def __init__(self) -> None:
+        self._wait_s = self.FIRST_WAIT_S
+        self._give_up_at = time.monotonic() + self.DEADLINE_S
+
+    async def wait(self) -> bool:
+        """Wait for the next try; ``False`` at once when it is time to give up."""
+        if time.monotonic() > self._give_up_at:
+            return False
+        await asyncio.sleep(random.uniform(0, self._wait_s))
+        self._wait_s = min(self._wait_s * 2, self.LONGEST_WAIT_S)
+        return True
 
 
 async def retrying(call: Callable[[], Awaitable[T]], policy: RetryPolicy = DEFAULT_RETRY) -> T:

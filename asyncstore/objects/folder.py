@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 PAGE = 1000
 LOCK_NAME = f"{TEMP_PREFIX}lock"
-_VANISHED_RETRIES = 5
+_VANISHED_RETRIES = 50
 
 
 class FolderObjectStore(ObjectStore):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from asyncstore._core.concurrency import for_each
 from asyncstore._core.groupcommit import GroupCommitter
 from asyncstore.objects.folder import FolderObjectStore
 from asyncstore.objects.s3 import S3ObjectStore
@@ -67,16 +68,17 @@ class ObjectRunLogStore(RunLogStore):
         """Queue ``item`` behind whatever is being written in the same queue, and return its result once written."""
         writer = self._writers.get(queue)
         if writer is None:
-            writer = self._writers[queue] = GroupCommitter(lambda batch: self._commit(queue, batch))
-        try:
-            return await writer.submit(item)
-        finally:
-            if not writer.busy:
-                self._writers.pop(queue, None)
+            writer = self._writers[queue] = GroupCommitter(
+                lambda batch: self._commit(queue, batch), on_idle=lambda: self._forget(queue)
+            )
+        return await writer.submit(item)
+
+    def _forget(self, queue: str) -> None:
+        self._writers.pop(queue, None)
 
     async def _drain(self) -> None:
-        for writer in list(self._writers.values()):
-            await writer.aclose()
+        writers = list(self._writers.values())
+        await for_each(GroupCommitter.aclose, writers, limit=max(1, len(writers)))
 
 
 def on_s3(layout: str, options: Mapping[str, object]) -> Place:

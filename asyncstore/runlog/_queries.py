@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from asyncstore.errors import IntegrityError
 from asyncstore.models import RunSummary
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class RunQuery:
 def summary_of(header: Fragment, run_id: str, written_at: datetime | None = None) -> RunSummary:
     """Return what a listing says of a run; ``written_at`` stands in where the header has no creation time."""
     value = header.value
+    if not isinstance(value, dict):
+        raise IntegrityError(f"the header of run {run_id!r} is not a JSON object")
     return RunSummary(
         run_id=run_id,
         status=str(value.get("status", "")),

@@ -97,12 +97,16 @@ class RunLogStore(Resource):
         """
         Write ``fragments`` durably, replacing those of the same key whole, each keeping its first ``created_at``.
 
-        A fragment's ``created_at``, if set, is what an earlier read of it gave; otherwise the layout finds out.
+        The creation times are the layout's to find out: a model may have been read from another run, or another store.
         """
 
     @abstractmethod
     async def _insert(self, run_id: str, fragments: Sequence[Fragment]) -> Collection[FragmentKey]:
-        """Write those ``fragments`` that are not there yet; return the keys of those that were, and are left alone."""
+        """
+        Write those ``fragments`` that are not there yet; return the keys of those that were, and are left alone.
+
+        A header among them is not seen before all others are there.
+        """
 
     @abstractmethod
     async def _read(self, run_id: str, key: FragmentKey) -> Fragment | None:
@@ -206,8 +210,12 @@ class RunLogStore(Resource):
         self._check_open()
         run_id = check_run_id(run_log.run_id)
         header, nested = explode(run_log)
-        await self._upsert(run_id, [header])
-        if nested:
+        if nested and run_log.status in TERMINAL_STATUSES:
+            # Who watches the run stops at its end, so everything else has to be there by then.
+            if HEADER in await self._insert(run_id, [*nested, header]):
+                await self._upsert(run_id, [header])
+        else:
+            await self._upsert(run_id, [header])
             await self._insert(run_id, nested)
         await self._note_status(run_id, run_log.status)
 
@@ -478,8 +486,7 @@ class RunLogStore(Resource):
     async def _put(self, run_id: str, model: StepLog | BranchLog) -> None:
         own, nested = explode(model)
         await self._upsert(run_id, [own])
-        if nested:
-            await self._insert(run_id, nested)
+        await self._insert(run_id, nested)
 
     async def _require_run(self, run_id: str) -> None:
         if await self._read(run_id, HEADER) is None:

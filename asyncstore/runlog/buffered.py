@@ -48,8 +48,8 @@ class BufferedRunLogStore(RunLogStore):
     async def _upsert(self, run_id: str, fragments: Sequence[Fragment]) -> None:
         run = self._runs.setdefault(run_id, {})
         for fragment in fragments:
-            first = run.get(fragment.key, fragment).created_at
-            run[fragment.key] = replace(fragment, created_at=first or PROCESS_CLOCK.now())
+            first = run[fragment.key].created_at if fragment.key in run else PROCESS_CLOCK.now()
+            run[fragment.key] = replace(fragment, created_at=first)
 
     async def _insert(self, run_id: str, fragments: Sequence[Fragment]) -> Collection[FragmentKey]:
         run = self._runs.get(run_id, {})
@@ -69,7 +69,7 @@ class BufferedRunLogStore(RunLogStore):
         run = self._runs.get(run_id, {})
         if key not in run:
             raise RunLogNotFoundError(run_id, self.location)
-        run[key] = change(run[key])
+        run[key] = replace(change(run[key]), created_at=run[key].created_at)
 
     async def _headers(self, query: RunQuery) -> Collection[RunSummary]:
         return [summary_of(run[HEADER], run_id) for run_id, run in self._runs.items() if HEADER in run]

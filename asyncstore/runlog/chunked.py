@@ -15,13 +15,21 @@ import logging
 import secrets
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from asyncstore._core.clock import PROCESS_CLOCK
 from asyncstore._core.concurrency import both, map_bounded
-from asyncstore.errors import AlreadyExistsError, AsyncStoreError, IntegrityError, NotFoundError
-from asyncstore.objects.base import NEW
+from asyncstore._core.retry import Contention
+from asyncstore.errors import (
+    AlreadyExistsError,
+    AsyncStoreError,
+    ConflictError,
+    IntegrityError,
+    NotFoundError,
+    RunLogNotFoundError,
+)
+from asyncstore.objects.base import ANY, NEW, Condition
 from asyncstore.runlog._json import parse_json
 from asyncstore.runlog._keys import SUFFIX, ListedKey, decode_object, encode_object, relative_key
 from asyncstore.runlog._on_objects import ObjectRunLogStore, in_folder, on_s3
@@ -30,7 +38,7 @@ from asyncstore.runlog.fragments import HEADER, WHOLE_RUN, Fragment, FragmentKey
 from asyncstore.runlog.tree import flatten, nest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
 
     from asyncstore.models import RunSummary
@@ -61,6 +69,19 @@ class Stamped:
     now: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Creation(Stamped):
+    """A fragment that is not to replace one that is there; the result says whether it was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of the fragment that is there."""
+
+    key: FragmentKey
+    change: Callable[[Fragment], Fragment]
+
+
 class ChunkedRunLogStore(ObjectRunLogStore):
     """Fragments as objects of any :class:`ObjectStore`; see :class:`ObjectRunLogStore`."""
 
@@ -74,14 +95,24 @@ class ChunkedRunLogStore(ObjectRunLogStore):
         async def write(stamped: Stamped) -> None:
             await self._submit(self._keys.fragment(run_id, stamped.fragment.key), stamped)
 
+        if any(fragment.key == HEADER for fragment in fragments):
+            await self._make_room(run_id)
         await map_bounded(write, _stamped(fragments), limit=self._limit)
 
     async def _insert(self, run_id: str, fragments: Sequence[Fragment]) -> Collection[FragmentKey]:
         async def create(stamped: Stamped) -> FragmentKey | None:
             return None if await self._create(run_id, stamped) else stamped.fragment.key
 
-        found = await map_bounded(create, _stamped(fragments), limit=self._limit)
+        stamped = _stamped(fragments)
+        headers = [item for item in stamped if item.fragment.key == HEADER]
+        others = [item for item in stamped if item.fragment.key != HEADER]
+        found = await map_bounded(create, others, limit=self._limit)
+        found += await map_bounded(create, headers, limit=1)
         return {key for key in found if key is not None}
+
+    async def _modify(self, run_id: str, key: FragmentKey, change: Callable[[Fragment], Fragment]) -> None:
+        if not await self._submit(self._keys.fragment(run_id, key), Change(key, change)):
+            raise RunLogNotFoundError(run_id, self.location)
 
     async def _read(self, run_id: str, key: FragmentKey) -> Fragment | None:
         return await self._fetch(self._keys.fragment(run_id, key), ListedKey.of(key))
@@ -99,6 +130,7 @@ class ChunkedRunLogStore(ObjectRunLogStore):
             meta, listed_key = item
             held = by_object.get(meta.key)
             if held is not None and held.etag == meta.etag:
+                self._witness(meta.key, held)
                 return held
             return await self._fetch(meta.key, listed_key)
 
@@ -110,8 +142,12 @@ class ChunkedRunLogStore(ObjectRunLogStore):
         run_ids = [folder.removeprefix(self._keys.prefix).rstrip("/") for folder in listing.folders]
 
         async def load(run_id: str) -> RunSummary | None:
-            header = await self._read(run_id, HEADER)
-            return None if header is None else summary_of(header, run_id)
+            try:
+                header = await self._read(run_id, HEADER)
+                return None if header is None else summary_of(header, run_id)
+            except IntegrityError:
+                log.warning("run %r is left out of the list: its header is not readable", run_id, exc_info=True)
+                return None
 
         summaries = await map_bounded(load, run_ids, limit=self._limit)
         return [summary for summary in summaries if summary is not None]
@@ -143,19 +179,50 @@ class ChunkedRunLogStore(ObjectRunLogStore):
 
     # Writing.
 
-    async def _commit(self, queue: str, batch: Sequence[Stamped]) -> Sequence[None]:
-        """Of the writes to one fragment that queued up, only the last goes out."""
-        object_key, fragment = queue, batch[-1].fragment
-        stamp = fragment.created_at or self._stamps.get(object_key)
+    async def _commit(self, queue: str, batch: Sequence[Stamped | Change]) -> Sequence[bool]:
+        """Of plain writes to one fragment that queued up, only the last goes out."""
+        last = batch[-1]
+        if type(last) is Stamped and all(type(item) is Stamped for item in batch):
+            await self._put_last(queue, last)
+            return [True] * len(batch)
+        return await self._put_changed(queue, batch)
+
+    async def _put_last(self, object_key: str, stamped: Stamped) -> None:
+        stamp = self._stamps.get(object_key)
         if stamp is None:
-            stamp = await self._stamp_to_keep(object_key, fragment.key)
+            stamp = await self._stamp_to_keep(object_key, stamped.fragment.key)
         if stamp is None:
-            created, stamp = await self._put_new(object_key, batch[-1])
+            created, stamp = await self._put_new(object_key, stamped)
             if created:
-                return [None] * len(batch)
-        await self._objects.put(object_key, encode_object(fragment, stamp))
+                return
+        await self._objects.put(object_key, encode_object(stamped.fragment, stamp))
         self._remember(object_key, stamp)
-        return [None] * len(batch)
+
+    async def _put_changed(self, object_key: str, batch: Sequence[Stamped | Change]) -> Sequence[bool]:
+        """Make changes that depend on what is there, by compare-and-swap where the storage can do it."""
+        first = batch[0]
+        key = first.key if isinstance(first, Change) else first.fragment.key
+        able = await self._objects.capabilities()
+        contention = Contention()
+        while True:
+            found = await self._fetch(object_key, ListedKey.of(key))
+            outcomes, changed = _apply(found, batch)
+            if changed is None or changed == found:
+                return outcomes
+            condition = ANY
+            if found is None and able.create:
+                condition = NEW
+            elif found is not None and able.match:
+                condition = Condition(etag=found.etag)
+            stamp = changed.created_at or PROCESS_CLOCK.now()
+            try:
+                await self._objects.put(object_key, encode_object(changed, stamp), condition=condition)
+            except (AlreadyExistsError, ConflictError, NotFoundError):
+                if not await contention.wait():
+                    raise
+                continue
+            self._remember(object_key, stamp)
+            return outcomes
 
     async def _put_new(self, object_key: str, stamped: Stamped) -> tuple[bool, datetime]:
         """Put a fragment that is not known to exist; where it does, return the creation time to replace it with."""
@@ -178,12 +245,13 @@ class ChunkedRunLogStore(ObjectRunLogStore):
     async def _create(self, run_id: str, stamped: Stamped) -> bool:
         fragment, stamp = stamped.fragment, stamped.now
         object_key = self._keys.fragment(run_id, fragment.key)
-        if fragment.key == HEADER and run_id.endswith(SUFFIX):
-            await self._make_room(run_id.removesuffix(SUFFIX))
+        if fragment.key == HEADER:
+            await self._make_room(run_id)
         if not (await self._objects.capabilities()).create:
-            lock = self._changing.setdefault((run_id, fragment.key), asyncio.Lock())
-            async with lock:
-                return await self._create_unconditionally(object_key, fragment, stamp)
+            if fragment.key == HEADER:
+                return await self._create_by_turns(run_id, stamped)
+            created: bool = await self._submit(object_key, Creation(fragment, stamp))
+            return created
         try:
             await self._objects.put(object_key, encode_object(fragment, stamp), condition=NEW)
         except AlreadyExistsError:
@@ -191,31 +259,34 @@ class ChunkedRunLogStore(ObjectRunLogStore):
         self._remember(object_key, stamp)
         return True
 
-    async def _create_unconditionally(self, object_key: str, fragment: Fragment, stamp: datetime) -> bool:
+    async def _create_by_turns(self, run_id: str, stamped: Stamped) -> bool:
         """
         Look, write, wait, and look again whose write stands (Fischer's algorithm).
 
         Exclusive as long as no creator takes longer from its look to the end of its write than the others wait.
         """
-        if await self._fetch(object_key, ListedKey.of(fragment.key)) is not None:
-            return False
-        mark, started = secrets.token_hex(16), time.monotonic()
-        await self._objects.put(object_key, encode_object(fragment, stamp), metadata={CREATOR: mark})
-        if fragment.key == HEADER:
+        object_key = self._keys.fragment(run_id, HEADER)
+        async with self._changing.setdefault((run_id, HEADER), asyncio.Lock()):
+            if await self._fetch(object_key, ListedKey.of(HEADER)) is not None:
+                return False
+            mark, started = secrets.token_hex(16), time.monotonic()
+            data = encode_object(stamped.fragment, stamped.now)
+            await self._objects.put(object_key, data, metadata={CREATOR: mark})
             await asyncio.sleep(max(SETTLE_S, 4 * (time.monotonic() - started)))
             if (await self._objects.head(object_key)).metadata.get(CREATOR) != mark:
                 return False
-        self._remember(object_key, stamp)
-        return True
+            self._remember(object_key, stamped.now)
+            return True
 
     async def _make_room(self, run_id: str) -> None:
         """
-        Remove a run's assembled document, for a run whose folder would have the document's name.
+        Where this run's folder would have the name of another's assembled document, remove that.
 
         Where keys are files one name cannot be both, and the document can be done without.
         """
-        if await self._read_document(run_id):
-            await self._objects.delete([self._keys.document(run_id)])
+        other = run_id.removesuffix(SUFFIX)
+        if other != run_id and await self._read_document(other):
+            await self._objects.delete([self._keys.document(other)])
 
     # Reading.
 
@@ -237,9 +308,7 @@ class ChunkedRunLogStore(ObjectRunLogStore):
         except NotFoundError:
             return None
         fragment = decode_object(listed, data, meta.etag)
-        if fragment.created_at is not None:
-            self._remember(object_key, fragment.created_at)
-            PROCESS_CLOCK.witness(fragment.created_at)
+        self._witness(object_key, fragment)
         return fragment
 
     async def _read_document(self, run_id: str) -> dict[FragmentKey, Fragment]:
@@ -259,11 +328,33 @@ class ChunkedRunLogStore(ObjectRunLogStore):
             for item in fragments
         }
 
+    def _witness(self, object_key: str, fragment: Fragment) -> None:
+        if fragment.created_at is not None:
+            self._remember(object_key, fragment.created_at)
+            PROCESS_CLOCK.witness(fragment.created_at)
+
     def _remember(self, object_key: str, stamp: datetime) -> None:
         self._stamps[object_key] = stamp
         self._stamps.move_to_end(object_key)
         if len(self._stamps) > STAMPS_KEPT:
             self._stamps.popitem(last=False)
+
+
+def _apply(found: Fragment | None, batch: Sequence[Stamped | Change]) -> tuple[list[bool], Fragment | None]:
+    """Return what became of each item, and the fragment after all of them, with the creation time of the first."""
+    outcomes = []
+    current = found
+    for item in batch:
+        if isinstance(item, Change):
+            outcomes.append(current is not None)
+            changed = None if current is None else item.change(current)
+        else:
+            outcomes.append(type(item) is Stamped or current is None)
+            changed = item.fragment if outcomes[-1] else current
+        if changed is not None:
+            first = current.created_at if current is not None else getattr(item, "now", None)
+            current = replace(changed, created_at=first, etag=current.etag if current is not None else "")
+    return outcomes, current
 
 
 def _stamped(fragments: Sequence[Fragment]) -> list[Stamped]:

@@ -7,15 +7,14 @@ is made again on what is there now, after a short random wait, so nothing is los
 
 from __future__ import annotations
 
-import asyncio
 import json
-import random
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from asyncstore._core.clock import PROCESS_CLOCK
 from asyncstore._core.concurrency import map_bounded
+from asyncstore._core.retry import Contention
 from asyncstore.errors import (
     AccessDeniedError,
     AlreadyExistsError,
@@ -45,10 +44,6 @@ __all__ = ["DocumentRunLogStore", "FileSystemRunLogStore", "S3RunLogStore"]
 
 DOCUMENTS_KEPT = 16
 """Documents remembered between changes, of the runs written last."""
-
-CONFLICT_DEADLINE_S = 60.0
-CONFLICT_WAIT_S = 0.01
-"""Most of the first wait after a lost swap; it doubles with each, up to 64 times."""
 
 Fragments = dict[FragmentKey, Fragment]
 
@@ -97,8 +92,8 @@ class DocumentRunLogStore(ObjectRunLogStore):
         def change(document: Fragments) -> None:
             self._require_header(run_id, document, fragments)
             for fragment in fragments:
-                first = document.get(fragment.key, fragment).created_at
-                document[fragment.key] = replace(fragment, created_at=first or PROCESS_CLOCK.now())
+                first = document[fragment.key].created_at if fragment.key in document else PROCESS_CLOCK.now()
+                document[fragment.key] = replace(fragment, created_at=first)
 
         await self._submit(run_id, change)
 
@@ -161,28 +156,23 @@ class DocumentRunLogStore(ObjectRunLogStore):
         run_id = queue
         document = self._documents.get(run_id)
         remembered = document is not None
-        deadline = asyncio.get_running_loop().time() + CONFLICT_DEADLINE_S
-        wait_s = CONFLICT_WAIT_S
+        contention = Contention()
         while True:
             if document is None:
                 document = await self._load(run_id)
             outcomes, changed = _apply(document.fragments, batch)
-            if changed == document.fragments:
-                # Nothing to swap, so nothing would tell that what is remembered has gone stale.
-                if not remembered:
-                    return outcomes
-                document, remembered = None, False
-                continue
-            try:
-                await self._swap(run_id, Document(changed, document.etag))
-            except (ConflictError, AlreadyExistsError, NotFoundError):
-                if asyncio.get_running_loop().time() > deadline:
-                    raise
-            else:
+            if changed == document.fragments and not remembered:
                 return outcomes
+            if changed != document.fragments:
+                try:
+                    await self._swap(run_id, Document(changed, document.etag))
+                except (ConflictError, AlreadyExistsError, NotFoundError):
+                    if not await contention.wait():
+                        raise
+                else:
+                    return outcomes
+            # Without a swap nothing tells that what is remembered has gone stale, so it is read before it is believed.
             document, remembered = None, False
-            await asyncio.sleep(random.uniform(0, wait_s))
-            wait_s = min(wait_s * 2, 64 * CONFLICT_WAIT_S)
 
     async def _swap(self, run_id: str, document: Document) -> None:
         self._documents.pop(run_id, None)

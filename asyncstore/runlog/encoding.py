@@ -51,7 +51,7 @@ def fragment_of(model: StampedModel) -> Fragment:
         body = model.model_dump_json(exclude=NESTED[type(model)], warnings="none").encode()
     except (PydanticSerializationError, ValueError, RecursionError) as error:
         raise InvalidValueError(f"{what} cannot be written as JSON: {reason(error)}") from error
-    return Fragment(key, checked(body, what), model.created_at)
+    return Fragment(key, checked(body, what))
 
 
 def parameter_fragment(key: str, value: object, scope: str = "") -> Fragment:

@@ -88,9 +88,7 @@ class Fragment:
     @property
     def version(self) -> bytes:
         """A digest that changes when the content changes, alike on every backend."""
-        digest = blake2b(self.body, digest_size=8)
-        digest.update("\x00".join((self.kind, self.scope, self.name)).encode())
-        return digest.digest()
+        return blake2b(self.body, digest_size=8).digest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from pydantic import Field
+
 from asyncstore._core.settings import Settings
 from asyncstore.aws.settings import AwsSettings
 
@@ -20,7 +24,7 @@ class S3RunLogSettings(AwsSettings):
 class FolderRunLogSettings(Settings):
     """``chunked-fs`` and ``file-system``."""
 
-    log_folder: str = ".run_log_store"
+    log_folder: Path = Path(".run_log_store")
     """The folder that holds the logs; it is made with the first write."""
-    max_concurrency: int = 16
+    max_concurrency: int = Field(default=16, ge=1)
     """Most files read or written at a time by one operation."""

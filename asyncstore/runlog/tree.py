@@ -25,6 +25,9 @@ __all__ = ["assemble", "assemble_branch", "flatten", "nest"]
 ORPHANS = "_orphans"
 """JSON key of a document's list of fragments without a place in the tree, because what would hold them is missing."""
 
+NESTING_LIMIT = 50
+"""Branches within branches that a tree holds; JSON readers give up not far above. What is deeper is an orphan."""
+
 MISSING_STATUS = "UNKNOWN"
 """Status of a branch that steps say they belong to, but whose own fragment is missing."""
 
@@ -67,7 +70,21 @@ def nest(fragments: Iterable[Fragment]) -> dict[str, Any] | None:
 
 
 def flatten(tree: Mapping[str, Any]) -> list[Fragment]:
-    """Take a run log document apart, header first and steps in the order of the document."""
+    """
+    Take a run log document apart, header first and steps in the order of the document.
+
+    Raises:
+        IntegrityError: it has not the shape of one.
+    """
+    try:
+        return _flatten(tree)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, IntegrityError):
+            raise
+        raise IntegrityError(f"this document has not the shape of a run log: {error}") from error
+
+
+def _flatten(tree: Mapping[str, Any]) -> list[Fragment]:
     fragments = [_part(HEADER, tree, NESTED[RunLog] | {ORPHANS})]
     if tree.get("job") is not None:
         fragments.append(_part(JOB, tree["job"], frozenset()))
@@ -161,7 +178,7 @@ class _Parts:
         return steps
 
     def _unreached(self) -> list[tuple[FragmentKey, Any]]:
-        steps, branches = _names_below(self.root_steps)
+        steps, branches = _cut_below(self.root_steps)
         unreached = [
             (FragmentKey(Kind.BRANCH_LOG, name), _own(branch, BranchLog))
             for name, branch in self.branches.items()
@@ -181,15 +198,19 @@ class _Parts:
         return unreached
 
 
-def _names_below(root_steps: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+def _cut_below(root_steps: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+    """Cut off what is nested too deep, and return the names of the steps and branches that are left."""
     steps: set[str] = set()
     branches: set[str] = set()
-    stack = [root_steps]
+    stack = [(root_steps, 0)]
     while stack:
-        for name, step in stack.pop().items():
+        level, depth = stack.pop()
+        for name, step in level.items():
             steps.add(name)
+            if depth == NESTING_LIMIT:
+                step["branches"] = {}
             branches.update(step["branches"])
-            stack += [branch["steps"] for branch in step["branches"].values()]
+            stack += [(branch["steps"], depth + 1) for branch in step["branches"].values()]
     return steps, branches
 
 

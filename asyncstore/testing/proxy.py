@@ -35,7 +35,7 @@ class LossyProxy:
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection."""
         try:
-            while request := await _read_message(reader):
+            while request := await _read_message(reader, writer):
                 line = request.split(b"\r\n", 1)[0].decode()
                 self.requests.append(line)
                 answer = await self._forward(request)
@@ -54,7 +54,7 @@ class LossyProxy:
         address = urlsplit(self.upstream)
         reader, writer = await asyncio.open_connection(address.hostname, address.port)
         head, _, body = request.partition(b"\r\n\r\n")
-        kept = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection:")]
+        kept = [line for line in head.split(b"\r\n") if not line.lower().startswith((b"connection:", b"expect:"))]
         writer.write(b"\r\n".join([*kept, b"Connection: close"]) + b"\r\n\r\n" + body)
         await writer.drain()
         try:
@@ -98,7 +98,7 @@ async def lossy_proxy(upstream: str, loses: Callable[[int, str], bool]) -> Async
             await asyncio.wait(connections)
 
 
-async def _read_message(reader: asyncio.StreamReader) -> bytes:
+async def _read_message(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
@@ -107,4 +107,6 @@ async def _read_message(reader: asyncio.StreamReader) -> bytes:
     for line in head.lower().split(b"\r\n"):
         if line.startswith(b"content-length:"):
             length = int(line.split(b":")[1])
+    if b"expect: 100-continue" in head.lower():
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     return head + await reader.readexactly(length)

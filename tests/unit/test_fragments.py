@@ -17,7 +17,7 @@ from asyncstore.runlog._json import FRAGMENT_LIMIT_BYTES
 from asyncstore.runlog._watch import Cursor
 from asyncstore.runlog.encoding import explode, fragment_of, parameter_fragment, to_model
 from asyncstore.runlog.fragments import HEADER, JOB, WHOLE_RUN, Fragment, FragmentKey, Kind, Selection
-from asyncstore.runlog.tree import assemble, assemble_branch, flatten, nest
+from asyncstore.runlog.tree import NESTING_LIMIT, assemble, assemble_branch, flatten, nest
 from asyncstore.testing._runlog.base import HOSTILE_NAMES, branch, step
 from asyncstore.testing._runlog.parts import nested_run
 
@@ -200,14 +200,49 @@ def test_what_is_stored_but_no_such_part_is_an_integrity_error(body: bytes) -> N
         to_model(Fragment(FragmentKey(Kind.STEP_LOG, "train"), body))
 
 
-def test_a_version_tells_contents_and_places_apart() -> None:
+def test_a_version_tells_contents_apart() -> None:
     one = parameter_fragment("x", 1)
-    versions = {one.version, parameter_fragment("x", 2).version, parameter_fragment("y", 1).version}
-    assert len({*versions, parameter_fragment("x", 1, "fan.a").version}) == 4
+    assert one.version != parameter_fragment("x", 2).version
     assert replace(one, created_at=EPOCH).version == one.version
 
 
+def test_what_is_nested_too_deep_for_readers_is_kept_beside_the_tree() -> None:
+    kept = [fragment_of(RunLog(run_id="r"))]
+    scope = ""
+    for _ in range(2 * NESTING_LIMIT):
+        kept.append(fragment_of(step("s", scope)))
+        scope = f"{scope}.s.b" if scope else "s.b"
+        kept.append(fragment_of(branch(scope)))
+    tree = nest(kept)
+    assert tree is not None
+    again = flatten(json.loads(json.dumps(tree)))
+    assert {item.key for item in again} == {item.key for item in kept}
+    assert assemble(kept) is not None
+
+
+@pytest.mark.parametrize(
+    "tree", [{"run_id": "r", "steps": [1]}, {"run_id": "r", "_orphans": [{}]}, {"steps": {"a": 1}}]
+)
+def test_what_is_no_run_log_is_said_to_be_none(tree: dict[str, Any]) -> None:
+    with pytest.raises(IntegrityError):
+        flatten(tree)
+
+
 class TestCursor:
+    def test_a_part_that_changes_back_is_new_again(self) -> None:
+        cursor = Cursor.parse(None, "r")
+        old, new = parameter_fragment("x", 1), parameter_fragment("x", 2)
+        cursor.add(old)
+        resumed = Cursor.parse(cursor.text(), "r")
+        resumed.add(new)
+        assert resumed.is_new(old)
+
+    def test_parts_of_equal_content_are_told_apart(self) -> None:
+        cursor = Cursor.parse(None, "r")
+        cursor.add(parameter_fragment("x", 1))
+        assert cursor.is_new(parameter_fragment("y", 1))
+        assert cursor.is_new(parameter_fragment("x", 1, "fan.a"))
+
     def test_it_knows_what_was_seen(self) -> None:
         cursor = Cursor.parse(None, "r")
         old, new = parameter_fragment("x", 1), parameter_fragment("x", 2)

@@ -169,3 +169,34 @@ async def test_nobody_is_left_waiting_when_the_commit_is_broken_off() -> None:
         await first
     with pytest.raises(ClosedError):
         await second
+
+
+async def test_a_task_cancelled_before_its_first_step_does_not_hold_up_closing() -> None:
+    committer = GroupCommitter(Ledger().commit)
+    [caller] = await submit_all(committer, [1])
+    drain = committer._task
+    assert drain is not None
+    other = asyncio.create_task(committer.submit(2))
+    drain.cancel()
+    with pytest.raises((ClosedError, OutcomeUnknownError)):
+        await caller
+    with pytest.raises((ClosedError, OutcomeUnknownError)):
+        await other
+    await committer.aclose()
+
+
+@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="eager tasks came with Python 3.12")
+async def test_eager_tasks_do_not_stall_it() -> None:
+    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined, unused-ignore]
+    ledger = Ledger()
+    committer = GroupCommitter(ledger.commit)
+    assert [await committer.submit(number) for number in range(3)] == [0, 2, 4]
+    await committer.aclose()
+
+
+async def test_it_says_when_it_is_idle() -> None:
+    idle: list[bool] = []
+    committer: GroupCommitter[int, int] = GroupCommitter(Ledger().commit, on_idle=lambda: idle.append(committer.busy))
+    await asyncio.gather(*await submit_all(committer, [1, 2, 3]))
+    await asyncio.sleep(0)
+    assert idle == [False]

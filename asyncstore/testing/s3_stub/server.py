@@ -1,0 +1,187 @@
+"""The stub in the process and on the event loop of the caller."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from functools import partial
+from typing import TYPE_CHECKING, Self
+
+from asyncstore.testing.s3_stub._control import CONTROL_PREFIX, control
+from asyncstore.testing.s3_stub._faults import Fault, FaultPlan, refusal, spoil
+from asyncstore.testing.s3_stub._messages import Behaviour, encode
+from asyncstore.testing.s3_stub._operations import name_operation, perform
+from asyncstore.testing.s3_stub._protocol import StubProtocol
+from asyncstore.testing.s3_stub._storage import BucketContent, Storage
+from asyncstore.testing.servers import Bucket, S3Server
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from asyncstore.testing.s3_stub._faults import Action
+    from asyncstore.testing.s3_stub._messages import Answer, Request
+    from asyncstore.testing.s3_stub._protocol import Reply
+
+__all__ = ["S3Stub"]
+
+LOG_LIMIT = 10_000
+
+_REFUSALS = {"slow_down", "internal_error", "conflict"}
+
+
+class S3Stub:
+    """
+    An S3 server in memory, on the running loop within an ``async with`` block.
+
+    Every request is decided and carried out in one step of one thread, so conditional writes are atomic. Signatures are
+    not checked: any keys are let in, unless ``behaviour`` denies them.
+
+    Args:
+        behaviour: how it behaves towards every request; change its fields at any time.
+        faults: rules for what goes wrong; set :attr:`faults` at any time, which begins counting anew.
+        port: where it listens on 127.0.0.1; 0 takes a free one.
+
+    Attributes:
+        requests: how many requests came, by S3's names for them, such as ``PutObject``.
+        log: the method and path of the last 10,000.
+        max_in_flight: how many requests were being answered at once; without latency it is 1.
+        connections: how many connections were made.
+    """
+
+    def __init__(self, *, behaviour: Behaviour | None = None, faults: Sequence[Fault] = (), port: int = 0) -> None:
+        self.behaviour = behaviour or Behaviour()
+        self.plan = FaultPlan(faults)
+        self.storage = Storage()
+        self.url = ""
+        self.requests: Counter[str] = Counter()
+        self.log: deque[str] = deque(maxlen=LOG_LIMIT)
+        self.max_in_flight = 0
+        self.connections = 0
+        self._in_flight = 0
+        self._port = port
+        self._server: asyncio.Server
+        self._loop: asyncio.AbstractEventLoop
+        self._open: set[_Connection] = set()
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._server = await self._loop.create_server(lambda: _Connection(self), "127.0.0.1", self._port, backlog=1024)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        while self._open:
+            for connection in self._open:
+                connection.abort()
+            await asyncio.wait([connection.closed for connection in self._open])
+        await self._server.wait_closed()
+
+    @property
+    def faults(self) -> list[Fault]:
+        """The rules for what goes wrong."""
+        return self.plan.faults
+
+    @faults.setter
+    def faults(self, faults: Sequence[Fault]) -> None:
+        self.plan = FaultPlan(faults)
+
+    def make_bucket(self, name: str) -> Bucket:
+        """Make a bucket, without a request, and return it."""
+        self.storage.buckets[name] = BucketContent()
+        return Bucket(name, S3Server(self.url))
+
+    def restore(self) -> None:
+        """Forget how to behave, faults and what was counted; buckets and objects stay."""
+        self.behaviour = Behaviour()
+        self.plan = FaultPlan()
+        self.reset()
+
+    def reset(self) -> None:
+        """Count anew."""
+        self.requests.clear()
+        self.log.clear()
+        self.max_in_flight = self._in_flight
+        self.connections = 0
+
+    def connection_opened(self, connection: _Connection) -> None:
+        """Take note of a connection."""
+        self._open.add(connection)
+        self.connections += 1
+
+    def connection_closed(self, connection: _Connection) -> None:
+        """Forget a connection."""
+        self._open.discard(connection)
+
+    def accept(self, request: Request, reply: Reply) -> None:
+        """Answer a request, now or after the latency."""
+        if request.path.startswith(CONTROL_PREFIX):
+            reply(encode(control(self, request)), False)
+            return
+        request.operation = name_operation(request)
+        self.requests[request.operation] += 1
+        self.log.append(f"{request.method} {request.path}")
+        action = self.plan.action_for(request)
+        half = self.behaviour.latency_s / 2
+        self._in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self._in_flight)
+        if half:
+            # It acts also if the client has gone meanwhile, as a real server does.
+            self._loop.call_later(half, self._answer_late, half, request, action, reply)
+        else:
+            self._send(self._outcome(request, action), reply)
+
+    def _answer_late(self, half: float, request: Request, action: Action | None, reply: Reply) -> None:
+        self._loop.call_later(half, self._send, self._outcome(request, action), reply)
+
+    def _send(self, outcome: tuple[bytes, bool] | None, reply: Reply) -> None:
+        self._in_flight -= 1
+        if outcome is not None:
+            reply(*outcome)
+
+    def _outcome(self, request: Request, action: Action | None) -> tuple[bytes, bool] | None:
+        """Act, and return the bytes to send and whether the connection ends then; ``None`` never answers."""
+        write = partial(encode, head_only=request.method == "HEAD")
+        if action is None:
+            return write(perform(self.storage, self.behaviour, request)), False
+        if action in _REFUSALS:
+            return write(refusal(action)), False
+        if action == "lose_request":
+            return b"", True
+        answer = perform(self.storage, self.behaviour, request)
+        match action:
+            case "lose_answer":
+                return b"", True
+            case "error_after":
+                return write(refusal(action)), False
+            case "truncate":
+                return _without_half(write(answer), answer, request), True
+            case "flip_bit":
+                return write(spoil(answer)), False
+        return None
+
+
+def _without_half(data: bytes, answer: Answer, request: Request) -> bytes:
+    lost = 0 if request.method == "HEAD" else (len(answer.body) + 1) // 2
+    return data[: len(data) - lost]
+
+
+class _Connection(StubProtocol):
+    """A connection that its stub can end."""
+
+    def __init__(self, stub: S3Stub) -> None:
+        super().__init__(stub.accept)
+        self._stub = stub
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._stub.connection_opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.closed.set_result(None)
+        self._stub.connection_closed(self)
+
+    def abort(self) -> None:
+        self._transport.abort()
