@@ -1,8 +1,8 @@
 """
 Speed at a glance: adds on chunked-s3 and db, and a small catalog put, beside what one would write by hand.
 
-Everything runs in one process against servers from pip (``rclone serve s3``, SQLite, PostgreSQL where its wheel is
-installed), interleaved, several rounds, medians; what was written is read back and compared. Peers get the same
+Everything runs against servers in processes of their own (the in-memory S3 of asyncstore.testing, SQLite, PostgreSQL where
+its wheel is installed), interleaved, several rounds, medians; what was written is read back and compared. Peers get the same
 concurrency and fair settings: no payload hashing over plain http, a connection pool as large as the concurrency.
 
     python benchmarks/bench_smoke.py [--rounds 5] [--adds 1000] [--files 500] [--json FILE]
@@ -30,7 +30,8 @@ from aiobotocore.config import AioConfig
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from asyncstore import ChunkedS3RunLogStore, DBRunLogStore, S3Catalog, StepLog, create_tables
-from asyncstore.testing.servers import S3Server, rclone_server
+from asyncstore.testing.s3_stub import s3_stub_server
+from asyncstore.testing.servers import S3Server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -223,7 +224,7 @@ async def postgres_url() -> AsyncIterator[str | None]:
 async def measure(rounds: int, adds: int, files: int) -> list[Case]:
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="asyncstore-bench-")))
-        server = stack.enter_context(rclone_server())
+        server = stack.enter_context(s3_stub_server())
         os.environ.update(server.environment)
         cases = await s3_cases(server, stack, folder, adds, files)
         path = folder / "run_logs.db"

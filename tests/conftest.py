@@ -12,6 +12,7 @@ import pytest
 from blockbuster import BlockBuster
 
 from asyncstore.testing.postgres import PostgresServer, postgres_server
+from asyncstore.testing.s3_stub import StubServer, s3_stub_server
 from asyncstore.testing.servers import Bucket, S3Server, moto_server, rclone_server
 
 if TYPE_CHECKING:
@@ -116,3 +117,25 @@ async def postgres_url(postgres: PostgresServer) -> AsyncIterator[str]:
 def sqlite_url(tmp_path: Path) -> str:
     """Return the URL of a database that does not exist yet."""
     return f"sqlite:///{tmp_path / 'run-log.db'}"
+
+
+@pytest.fixture(scope="session")
+def s3_stub_process() -> Iterator[StubServer]:
+    """Run the S3 stub; tests take ``s3_stub``, which is clean."""
+    with s3_stub_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_stub(s3_stub_process: StubServer) -> StubServer:
+    """Return the S3 stub without faults, latency and counts of other tests."""
+    s3_stub_process.restore()
+    return s3_stub_process
+
+
+@pytest.fixture
+def stub_bucket(s3_stub: StubServer) -> Bucket:
+    """Return an empty bucket on the S3 stub, which has not counted how it was made."""
+    bucket = s3_stub.make_bucket(f"test-{uuid.uuid4().hex}")
+    s3_stub.reset()
+    return bucket

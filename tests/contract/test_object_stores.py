@@ -49,3 +49,9 @@ class TestRclone(ObjectStoreContract):
     @pytest.fixture
     def make_store(self, rclone_bucket: Bucket) -> Callable[[], ObjectStore]:
         return partial(S3ObjectStore, rclone_bucket.name, settings(rclone_bucket))
+
+
+class TestStub(ObjectStoreContract):
+    @pytest.fixture
+    def make_store(self, stub_bucket: Bucket) -> Callable[[], ObjectStore]:
+        return partial(S3ObjectStore, stub_bucket.name, settings(stub_bucket))

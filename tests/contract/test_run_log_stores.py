@@ -54,3 +54,15 @@ class TestChunkedS3OnRclone(RunLogStoreContract):
     @pytest.fixture
     def make_store(self, rclone_bucket: Bucket) -> Callable[[], RunLogStore]:
         return partial(ChunkedS3RunLogStore, **rclone_bucket.options)
+
+
+class TestS3OnStub(RunLogStoreContract):
+    @pytest.fixture
+    def make_store(self, stub_bucket: Bucket) -> Callable[[], RunLogStore]:
+        return partial(S3RunLogStore, **stub_bucket.options, prefix="team/logs")
+
+
+class TestChunkedS3OnStub(RunLogStoreContract):
+    @pytest.fixture
+    def make_store(self, stub_bucket: Bucket) -> Callable[[], RunLogStore]:
+        return partial(ChunkedS3RunLogStore, **stub_bucket.options, prefix="team/logs")
