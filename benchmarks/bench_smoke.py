@@ -1,9 +1,10 @@
 """
 Speed at a glance: adds on chunked-s3 and db, and a small catalog put, beside what one would write by hand.
 
-Everything runs against servers in processes of their own (the in-memory S3 of asyncstore.testing, SQLite, PostgreSQL where
-its wheel is installed), interleaved, several rounds, medians; what was written is read back and compared. Peers get the same
-concurrency and fair settings: no payload hashing over plain http, a connection pool as large as the concurrency.
+Everything runs against servers in processes of their own (the in-memory S3 of asyncstore.testing, SQLite, PostgreSQL
+where its wheel is installed), interleaved, several rounds, medians; what was written is read back and compared. Peers
+get the same concurrency and fair settings: no payload hashing over plain http, a connection pool as large as the
+concurrency.
 
     python benchmarks/bench_smoke.py [--rounds 5] [--adds 1000] [--files 500] [--json FILE]
 """
@@ -31,12 +32,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from asyncstore import ChunkedS3RunLogStore, DBRunLogStore, S3Catalog, StepLog, create_tables
 from asyncstore.testing.s3_stub import s3_stub_server
-from asyncstore.testing.servers import S3Server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from asyncstore import RunLogStore
+    from asyncstore.testing.servers import S3Server
 
 TASKS = 64
 FILE_BYTES = 4096

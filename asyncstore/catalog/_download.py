@@ -12,8 +12,9 @@ from asyncstore._core.threads import in_thread
 from asyncstore.catalog._land import Arrival, Landing, check_digest, write_files
 from asyncstore.catalog._lane import stored_digest
 from asyncstore.catalog._plan import SMALL_BYTES, batches, ranges
+from asyncstore.catalog._tally import of_one_file
 from asyncstore.catalog._upload import hash_file
-from asyncstore.errors import AsyncStoreError, ConflictError, IntegrityError
+from asyncstore.errors import AsyncStoreError, ConflictError, IntegrityError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,7 +76,8 @@ class Download:
             await self._move_small(wanted)
 
     async def _move_small(self, wanted: list[Wanted]) -> None:
-        async with self._lane.budget.claim(sum(item.size_bytes for item in wanted)):
+        # The engine's buffers and our copies of them are there side by side for a moment.
+        async with self._lane.budget.claim(2 * sum(item.size_bytes for item in wanted)):
             arrivals = [found for item in wanted if (found := await self._fetch(item)) is not None]
             outcomes = await in_thread(write_files, self._root, arrivals) if arrivals else []
             names = [arrival.name for arrival in arrivals]
@@ -85,7 +87,7 @@ class Download:
 
     def _note(self, name: str, outcome: str | AsyncStoreError) -> None:
         full_name = self._place.full_name(name)
-        with self._tally.failing(full_name):
+        with self._tally.failing(full_name), of_one_file():
             if isinstance(outcome, AsyncStoreError):
                 raise outcome
             self._digests[name] = outcome
@@ -104,7 +106,11 @@ class Download:
         file = self._present.get(item.name)
         if file is None or file.size_bytes != item.size_bytes:
             return False
-        digest = await self._lane.digest(item.meta)
+        try:
+            digest = await self._lane.digest(item.meta)
+        except (ConflictError, NotFoundError):
+            # Others are at it: the fetch decides.
+            return False
         try:
             same = await hash_file(file) == digest
         except AsyncStoreError:
@@ -131,7 +137,8 @@ class Download:
             self._tally.done(name)
 
     async def _fetch_large(self, item: Wanted, landing: Landing) -> str:
-        await in_thread(landing.create)
+        with of_one_file():
+            await in_thread(landing.create)
         parts = ranges(item.size_bytes)
         running = _RunningDigest(landing, parts)
 
@@ -140,14 +147,17 @@ class Download:
             # The engine's buffer and our copy of it are there side by side for a moment.
             async with self._lane.budget.claim(2 * (end - start)):
                 data = await self._fetch_range(item, start, end)
-                await in_thread(landing.write, data, start)
+                with of_one_file():
+                    await in_thread(landing.write, data, start)
             self._tally.advance(self._place.full_name(item.name), end - start)
-            await running.arrived(index)
+            with of_one_file():
+                await running.arrived(index)
 
         await for_each(fetch, range(len(parts)), limit=min(self._lane.workers, len(parts)))
         digest = running.hexdigest()
         check_digest(item.name, digest, stored_digest(item.meta))
-        await in_thread(landing.commit)
+        with of_one_file():
+            await in_thread(landing.commit)
         return digest
 
     async def _fetch_range(self, item: Wanted, start: int, end: int) -> bytes:

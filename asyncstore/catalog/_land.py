@@ -164,7 +164,8 @@ def look(root: str, names: Sequence[str]) -> dict[str, LocalFile]:
     found: dict[str, LocalFile] = {}
     with Folders(root) as folders:
         for name in names:
-            with _translated(name, root), contextlib.suppress(FileNotFoundError):
+            # Where this is denied the write is denied, too: that fails the file, and not all of them.
+            with _translated(name, root), contextlib.suppress(FileNotFoundError, PermissionError):
                 status = os.stat(_base(name), dir_fd=folders.get(_parent(name)), follow_symlinks=False)
                 if (file := _target(root, name, status)) is not None:
                     found[name] = file

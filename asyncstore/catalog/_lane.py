@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from asyncstore._core.concurrency import ByteBudget
 from asyncstore._core.threads import in_thread
 from asyncstore.catalog._plan import MIB, ranges
-from asyncstore.errors import NotFoundError
+from asyncstore.errors import ConflictError, NotFoundError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from asyncstore.objects.base import ObjectMeta, ObjectStore
@@ -22,6 +23,9 @@ __all__ = ["DIGEST_KEY", "Lane", "stored_digest"]
 
 DIGEST_KEY = "sha256"
 """Metadata key of an object's SHA-256."""
+
+_REPLACED_RETRIES = 5
+"""How often an object that is replaced while it is hashed is looked at again."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -45,10 +49,10 @@ class Lane:
         async with self._slots:
             await self.store.put(key, data, metadata={DIGEST_KEY: digest})
 
-    async def put_file(self, key: str, path: Path, digest: str) -> None:
-        """Write a file and its digest."""
+    async def put_file(self, key: str, path: Path, digest: str, verify: Callable[[], None]) -> None:
+        """Write a file and its digest, unless ``verify`` raises when all of it has been read."""
         async with self._slots:
-            await self.store.put_file(key, path, metadata={DIGEST_KEY: digest})
+            await self.store.put_file(key, path, metadata={DIGEST_KEY: digest}, verify=verify)
 
     async def get(
         self, key: str, *, byte_range: tuple[int, int] | None = None, etag: str = ""
@@ -80,11 +84,14 @@ class Lane:
 
         Raises:
             NotFoundError: the object is not there any more.
-            ConflictError: it was replaced meanwhile.
+            ConflictError: it was replaced each time that it was looked at.
         """
-        if not meta.metadata:
-            meta = await self.head(meta.key)
-        return stored_digest(meta) or await self._computed(meta)
+        for _ in range(_REPLACED_RETRIES):
+            try:
+                return await self._digest_once(meta)
+            except ConflictError:
+                meta = await self.head(meta.key)
+        return await self._digest_once(meta)
 
     async def digest_or_none(self, meta: ObjectMeta) -> str | None:
         """Return an object's SHA-256 (see :meth:`digest`), ``None`` if it is not there any more."""
@@ -94,8 +101,18 @@ class Lane:
             return None
 
     async def holds(self, meta: ObjectMeta | None, size_bytes: int, digest: str) -> bool:
-        """Tell whether an object is there and has that size and SHA-256."""
-        return meta is not None and meta.size_bytes == size_bytes and await self.digest_or_none(meta) == digest
+        """Tell whether an object is there and has that size and SHA-256; one that others replace has not."""
+        if meta is None or meta.size_bytes != size_bytes:
+            return False
+        try:
+            return await self._digest_once(meta) == digest
+        except (ConflictError, NotFoundError):
+            return False
+
+    async def _digest_once(self, meta: ObjectMeta) -> str:
+        if not meta.metadata:
+            meta = await self.head(meta.key)
+        return stored_digest(meta) or await self._computed(meta)
 
     async def _computed(self, meta: ObjectMeta) -> str:
         digest = hashlib.sha256()

@@ -22,7 +22,21 @@ from asyncstore.names import check_run_id
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["ComputeFolder", "Place", "check_names", "clashes", "compute_folder", "fold", "normal_prefix", "why_unsafe"]
+__all__ = [
+    "RESERVED",
+    "ComputeFolder",
+    "Place",
+    "check_names",
+    "clashes",
+    "compute_folder",
+    "fold",
+    "normal_prefix",
+    "reserved",
+    "why_unsafe",
+]
+
+RESERVED = ".asyncstore"
+"""A file or folder called so, at any level, is asyncstore's own (a run log may live there): it is no data of a run."""
 
 SEGMENT_LIMIT_BYTES = 255
 """Most bytes of a file name on common file systems."""
@@ -48,23 +62,27 @@ def compute_folder(folder: str | os.PathLike[str], local: str | os.PathLike[str]
     """
     Return a compute data folder; ``local``, if given, is where it lies instead.
 
-    On this machine the folder is taken as given. In keys ``data/`` is ``data``, ``.`` is nothing, ``a/b`` stays, and
-    what would lead elsewhere on another machine is left out: ``../data`` is ``data``, ``/tmp/x/data`` is ``data``.
+    On this machine the folder is taken as given, ``~`` is the home. In keys ``data/`` is ``data``, ``.`` is nothing,
+    ``a/b`` stays, and what would lead elsewhere on another machine is left out: ``../data`` is ``data``,
+    ``/tmp/x/data`` is ``data``.
 
     Raises:
-        UnsafePathError: no usable name is left (``..``, ``/``, control characters …).
+        UnsafePathError: no usable name is left (``..``, ``/``, control characters …), or it is asyncstore's own.
     """
-    text = os.fspath(folder)
+    text = os.path.expanduser(os.fspath(folder))
     normal = posixpath.normpath(text)
     if normal.startswith("/"):
         normal = posixpath.basename(normal) or ".."
     parts = [part for part in normal.split("/") if part not in {".", ".."}]
     if not parts and normal != ".":
         raise UnsafePathError(f"compute data folder {text!r} has no name of its own: give the folder by its name")
+    if reserved("/".join(parts)):
+        raise UnsafePathError(f"compute data folder {text!r} cannot be used: {RESERVED!r} is asyncstore's own")
     reason = why_unsafe("/".join(parts)) if parts else ""
     if reason:
         raise UnsafePathError(f"compute data folder {text!r} cannot be used: {reason}")
-    return ComputeFolder(Path(text if local is None else local), "".join(f"{part}/" for part in parts))
+    here = text if local is None else os.path.expanduser(os.fspath(local))
+    return ComputeFolder(Path(here), "".join(f"{part}/" for part in parts))
 
 
 def normal_prefix(prefix: str) -> str:
@@ -123,6 +141,11 @@ def check_names(names: Iterable[str], place: Place) -> None:
     problems += [f"{one!r} would be both a file and a folder of {other!r}" for one, other in clashes(listed)]
     if problems:
         raise UnsafePathError(_some(problems))
+
+
+def reserved(name: str) -> bool:
+    """Tell whether a name is, or lies in, what is asyncstore's own (:data:`RESERVED`) to some file system."""
+    return RESERVED in name.casefold().split("/")
 
 
 def why_unsafe(name: str) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from asyncstore._core.files import TEMP_PREFIX
+from asyncstore.catalog._paths import reserved
 from asyncstore.catalog._plan import MIB
 from asyncstore.errors import AsyncStoreError, IntegrityError, NotFoundError, UnsafePathError
 from asyncstore.objects._errors import from_file_error
@@ -95,7 +96,8 @@ def walk(root: str, matcher: Matcher, *, leave_out: str = "") -> Iterator[LocalF
     """
     Yield the files under ``root`` (a real path) that are meant, and look only into folders that can hold such.
 
-    Links are followed within ``root``. The folder ``leave_out`` (a real path) and files on their way are left out.
+    Links are followed within ``root``. The folder ``leave_out`` (a real path), what is asyncstore's own and files on
+    their way are left out.
 
     Raises:
         UnsafePathError: what is meant is a FIFO, socket or device, or a link that leads out of ``root``, in a circle or
@@ -152,11 +154,13 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 
 def _look(root: str, folder: _Folder, entry: os.DirEntry[str], matcher: Matcher) -> LocalFile | _Folder | None:
     """Return what an entry is, ``None`` if it is not meant or has vanished."""
+    if reserved(entry.name) or _TEMP.fullmatch(entry.name):
+        return None
     name = folder.name + entry.name
     path: str | None = os.path.join(folder.path, entry.name)
     if entry.is_symlink():
         path = _followed(root, name, entry.path, matcher)
-    if path is None or _TEMP.fullmatch(entry.name):
+    if path is None:
         return None
     try:
         status = os.lstat(path)
@@ -180,7 +184,7 @@ def _followed(root: str, name: str, path: str, matcher: Matcher) -> str | None:
             f"{name!r} is a link that leads out of the compute data folder, to {real!r}: "
             "exclude it, or put a copy in its place"
         )
-    return real
+    return None if reserved(real[len(root) :]) else real
 
 
 def _deeper(folder: _Folder, name: str, path: str, status: os.stat_result) -> _Folder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,12 +20,32 @@ from asyncstore.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["ProgressHook", "Tally", "TransferProgress"]
+__all__ = ["FileError", "ProgressHook", "Tally", "TransferProgress", "of_one_file"]
 
 HOPELESS = (AccessDeniedError, ClosedError, ConfigurationError, CredentialsError, UnavailableError)
 """What would stop every other file as well, so it stops the transfer."""
 
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _SHOWN = 3
+
+
+class FileError(Exception):
+    """An error of the local side: whatever its kind, it is one file's own. It never leaves the transfer."""
+
+    def __init__(self, error: AsyncStoreError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@contextlib.contextmanager
+def of_one_file() -> Iterator[None]:
+    """Make an error in the block, of local files only, one file's own; that the disk is full concerns all."""
+    try:
+        yield
+    except AsyncStoreError as error:
+        if getattr(error.__cause__, "errno", None) in _DISK_FULL:
+            raise
+        raise FileError(error) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +59,8 @@ class TransferProgress:
     files_total: int
     bytes_done: int
     bytes_total: int
+    files_skipped: int = 0
+    """Files of those done that were left as they were."""
 
 
 class ProgressHook(Protocol):
@@ -102,6 +125,8 @@ class Tally:
         except HOPELESS as error:
             error.add_note(f"{len(self._done) + len(self._skipped)} of {len(self._sizes)} files were done before")
             raise
+        except FileError as error:
+            self.fail(name, error.error)
         except AsyncStoreError as error:
             self.fail(name, error)
 
@@ -130,5 +155,8 @@ class Tally:
 
     def _tell(self, name: str) -> None:
         if self._on_progress is not None:
-            files = len(self._done) + len(self._skipped) + len(self._failed)
-            self._on_progress(TransferProgress(name, files, len(self._sizes), self._bytes_done, self._bytes_total))
+            skipped = len(self._skipped)
+            files = len(self._done) + skipped + len(self._failed)
+            self._on_progress(
+                TransferProgress(name, files, len(self._sizes), self._bytes_done, self._bytes_total, skipped)
+            )

@@ -7,11 +7,12 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asyncstore._core.concurrency import for_each, shielded
+from asyncstore._core.concurrency import for_each
 from asyncstore._core.threads import in_thread
 from asyncstore.catalog._plan import MIB, SMALL_BYTES, batches, ranges
 from asyncstore.catalog._scan import Content, LocalFile, check_unchanged, hash_range, read_files
-from asyncstore.errors import AsyncStoreError, IntegrityError, NotFoundError
+from asyncstore.catalog._tally import of_one_file
+from asyncstore.errors import AsyncStoreError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -70,7 +71,8 @@ class Upload:
             await self._move_small(files)
 
     async def _move_small(self, files: list[LocalFile]) -> None:
-        async with self._lane.budget.claim(sum(file.size_bytes for file in files)):
+        # A request holds its bytes a second time.
+        async with self._lane.budget.claim(2 * sum(file.size_bytes for file in files)):
             contents = await in_thread(read_files, files)
             # Popped one by one, so that what has gone up does not stay in memory.
             for file in reversed(files):
@@ -93,16 +95,17 @@ class Upload:
 
     async def _put_file(self, file: LocalFile, digest: str) -> None:
         key = self._place.key(file.name)
-        # The store reads the file in parts of its own, as many at a time as the budget allows; so it gets it all.
-        async with self._lane.budget.claim(file.size_bytes):
-            await in_thread(check_unchanged, file)
-            await self._lane.put_file(key, Path(file.path), digest)
-        try:
-            await in_thread(check_unchanged, file)
-        except (IntegrityError, NotFoundError):
-            # These are not the bytes that were hashed: better no object than one that no get accepts.
-            await shielded(self._lane.store.delete([key]))
-            raise
+
+        def verify() -> None:
+            with of_one_file():
+                check_unchanged(file)
+
+        # The store reads the file in parts of its own, as many at a time as the budget allows; so it gets it all. Each
+        # part is held twice: as it was read, and in the request.
+        async with self._lane.budget.claim(2 * file.size_bytes):
+            await in_thread(verify)
+            # Bytes other than those that were hashed must not become an object that no get accepts.
+            await self._lane.put_file(key, Path(file.path), digest, verify)
 
     async def _put_unless_there(self, file: LocalFile, digest: str, put: Callable[[], Awaitable[None]]) -> None:
         name = self._place.full_name(file.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import itertools
+import os
 from typing import TYPE_CHECKING, TypeAlias
 
 from asyncstore._core.concurrency import for_each, map_bounded
@@ -11,20 +12,20 @@ from asyncstore._core.resource import Resource
 from asyncstore._core.threads import in_thread
 from asyncstore.catalog._copy import Copy
 from asyncstore.catalog._download import Download, Wanted
-from asyncstore.catalog._find import find, list_all
-from asyncstore.catalog._land import folds_names, look, make_root
+from asyncstore.catalog._find import find, find_around, list_all, real_files
+from asyncstore.catalog._land import look, make_root
 from asyncstore.catalog._lane import Lane
-from asyncstore.catalog._paths import ComputeFolder, Place, check_names, clashes, compute_folder, fold, normal_prefix
+from asyncstore.catalog._paths import ComputeFolder, Place, check_names, compute_folder, normal_prefix, reserved
 from asyncstore.catalog._patterns import Matcher
+from asyncstore.catalog._refusals import check_beside, check_folding, check_root, check_targets
 from asyncstore.catalog._scan import LocalFile, real_folder, walk
 from asyncstore.catalog._tally import Tally
 from asyncstore.catalog._upload import Upload
-from asyncstore.errors import NotFoundError, UnsafePathError
+from asyncstore.errors import NotFoundError
 from asyncstore.models import DataCatalog
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
     from contextlib import AsyncExitStack
 
     from asyncstore.catalog._tally import ProgressHook
@@ -52,6 +53,8 @@ class Catalog(Resource):
     - A file is in the catalog, and arrives on disk, whole and verified or not at all. Contents are all that is kept: no
       modes, no times.
     - Files that are the same on both sides already are not moved.
+    - What is called ``.asyncstore``, at any level, is asyncstore's own (a run log may live there): it is neither put
+      nor got nor synced, and is no compute data folder. A file system's catalog is not put into itself nor got into.
     - At most ``max_concurrency`` requests and ``max_memory_mb`` MiB are in flight, over all calls together.
     - Where one file fails the others go on, and :class:`TransferError` says at the end what became of each. What would
       stop every file (no access, no such bucket, storage not reachable) is raised at once. Names that are not safe are
@@ -64,7 +67,7 @@ class Catalog(Resource):
         store: where the objects lie; it is borrowed: open it before, close it after.
         prefix: what keys begin with.
         compute_data_folder: where files lie locally, if a call does not say otherwise. In keys ``data/`` is ``data``,
-            ``.`` is nothing, and ``../data`` and ``/tmp/x/data`` are ``data``.
+            ``.`` is nothing, and ``../data``, ``~/data`` and ``/tmp/x/data`` are ``data``.
         max_concurrency: most requests in flight.
         max_memory_mb: most bytes in flight, in MiB.
     """
@@ -85,7 +88,7 @@ class Catalog(Resource):
         self._max_concurrency = max_concurrency
         self._max_memory_mb = max_memory_mb
         self._lane: Lane
-        self._leave_out = ""
+        self._own = ""
 
     @property
     def location(self) -> str:
@@ -110,6 +113,8 @@ class Catalog(Resource):
         """
         Put files of the compute data folder into the catalog, and return what is there now, by name.
 
+        Whatever lies in a folder ``.asyncstore`` is left out.
+
         Args:
             name: one pattern or several (see :mod:`asyncstore.catalog._patterns`), relative to the folder.
             run_id: the run they belong to.
@@ -124,7 +129,7 @@ class Catalog(Resource):
         Raises:
             NotFoundError: there is no such folder, or a pattern matches nothing.
             UnsafePathError: something meant is a FIFO, a device, a link that leads out of the folder, or has a name
-                that cannot be kept everywhere. Nothing has moved.
+                that cannot be kept everywhere, or the folder is asyncstore's own. Nothing has moved.
             TransferError: some files failed, among them those that changed while they were read.
         """
         self._check_open()
@@ -136,8 +141,8 @@ class Catalog(Resource):
         if not allow_no_match:
             _require_matches(matcher, names, f"in compute data folder {str(folder.local)!r}")
         await in_thread(check_names, names, place)
-        existing = await find(self._lane, place, matcher, names)
-        await in_thread(_check_beside, names, existing)
+        existing = await find_around(self._lane, place, matcher, names)
+        await check_beside(self._lane, names, existing)
         tally = Tally({place.full_name(file.name): file.size_bytes for file in files}, on_progress)
         synced = {entry.name.removeprefix(place.folder): entry.data_hash for entry in synced_catalogs or ()}
         digests = await Upload(self._lane, place, existing=existing, synced=synced, tally=tally).run(files)
@@ -159,26 +164,30 @@ class Catalog(Resource):
         Get files of a run into the compute data folder, which is made if missing, and return what is here now, by name.
 
         A file that is here already and has the same contents is not touched; one with other contents is replaced.
-        Arguments are those of :meth:`put`.
+        Names with a segment ``.asyncstore`` are left out. Arguments are those of :meth:`put`.
 
         Raises:
-            NotFoundError: a pattern matches nothing that the run has.
-            UnsafePathError: a name that cannot be kept here, or would lead out of the folder. Nothing has moved.
+            NotFoundError: the run has nothing, or nothing that a pattern matches.
+            UnsafePathError: a name that cannot be kept here, or would lead out of the folder or into the catalog
+                itself. Nothing has moved.
             TransferError: some files failed, among them those whose bytes are not what was put.
         """
         self._check_open()
         folder = self._folder(compute_data_folder, local_folder)
         place = Place.of(self._prefix, run_id, folder.part)
         matcher = Matcher.of(name, exclude)
-        objects = await find(self._lane, place, matcher, matcher.literals)
-        wanted = [Wanted(found, objects[found]) for found in sorted(objects) if matcher.matches(found)]
-        names = [item.name for item in wanted]
+        found = await find(self._lane, place, matcher, matcher.literals)
+        objects = await real_files(self._lane, {name: found[name] for name in found if _is_meant(matcher, name)})
+        if matcher.patterns and not objects and not await self._has_anything(run_id) and not allow_no_match:
+            raise NotFoundError(f"run {run_id!r} has no data in {self.location}: is the run id right?")
+        wanted = [Wanted(name, objects[name]) for name in sorted(objects)]
+        names = sorted(objects)
         if not allow_no_match:
             _require_matches(matcher, names, f"in {self._at(place)}")
         if not wanted:
             return []
         await in_thread(check_names, names, place)
-        root = await in_thread(make_root, folder.local)
+        root = await in_thread(self._make_root, folder)
         present = await self._look(root, names)
         tally = Tally({place.full_name(item.name): item.size_bytes for item in wanted}, on_progress)
         digests = await Download(self._lane, place, root=root, present=present, tally=tally).run(wanted)
@@ -201,8 +210,8 @@ class Catalog(Resource):
         """
         Copy what a run has to another run, inside the storage, and return what is there now, by name.
 
-        Execution logs (``*.execution.log``) stay where they are, and what the other run has already with the same
-        contents is not copied again.
+        Execution logs (``*.execution.log``) and what lies in ``.asyncstore`` stay where they are, and what the other
+        run has already with the same contents is not copied again.
 
         Raises:
             NotFoundError: the previous run has nothing.
@@ -210,10 +219,11 @@ class Catalog(Resource):
         """
         self._check_open()
         source, target = Place.of(self._prefix, previous_run_id), Place.of(self._prefix, run_id)
-        found = await list_all(self._lane, source)
+        found = await real_files(self._lane, await list_all(self._lane, source))
         if not found:
             raise NotFoundError(f"run {previous_run_id!r} has no data in {self.location}: is the run id right?")
-        objects = {name: meta for name, meta in found.items() if not name.endswith(EXECUTION_LOG)}
+        left_out = {name for name in found if name.endswith(EXECUTION_LOG) or reserved(name)}
+        objects = {name: meta for name, meta in found.items() if name not in left_out}
         existing = await list_all(self._lane, target)
         tally = Tally({name: meta.size_bytes for name, meta in objects.items()}, on_progress)
         digests = await Copy(self._lane, target, existing=existing, tally=tally).run(objects)
@@ -235,14 +245,25 @@ class Catalog(Resource):
 
     async def _scan(self, folder: ComputeFolder, matcher: Matcher) -> builtins.list[LocalFile]:
         root = await in_thread(real_folder, folder.local)
-        found = walk(root, matcher, leave_out=self._leave_out)
+        check_root(root, self._own)
+        found = walk(root, matcher, leave_out=self._own)
         files: builtins.list[LocalFile] = []
         while step := await in_thread(lambda: builtins.list(itertools.islice(found, _SCAN_STEP))):
             files += step
         return sorted(files, key=lambda file: file.name)
 
+    def _make_root(self, folder: ComputeFolder) -> str:
+        check_root(os.path.realpath(folder.local), self._own)
+        return make_root(folder.local)
+
+    async def _has_anything(self, run_id: str) -> bool:
+        # A HEAD cannot say that there is no bucket, or that the secret is wrong: here the storage does.
+        listing = await self._store.list_folder(Place.of(self._prefix, run_id).root)
+        return bool(listing.folders or listing.objects)
+
     async def _look(self, root: str, names: Sequence[str]) -> dict[str, LocalFile]:
-        await in_thread(_check_folding, root, names)
+        await in_thread(check_targets, root, names, self._own)
+        await in_thread(check_folding, root, names)
         present: dict[str, LocalFile] = {}
         for start in range(0, len(names), _SCAN_STEP):
             present |= await in_thread(look, root, names[start : start + _SCAN_STEP])
@@ -265,24 +286,11 @@ class Catalog(Resource):
         return f"{self._store.location}/{place.root}"
 
 
+def _is_meant(matcher: Matcher, name: str) -> bool:
+    return matcher.matches(name) and not reserved(name)
+
+
 def _require_matches(matcher: Matcher, names: Sequence[str], where: str) -> None:
     missing = matcher.unmatched(names)
     if missing:
         raise NotFoundError(f"nothing {where} matches {', '.join(map(repr, missing))}")
-
-
-def _check_beside(names: Iterable[str], existing: Collection[str]) -> None:
-    mine = set(names)
-    for one, other in clashes([*mine, *(name for name in existing if name not in mine)]):
-        if one in mine or other in mine:
-            raise UnsafePathError(
-                f"nothing was moved: the run would have {one!r} both as a file and as a folder of {other!r}"
-            )
-
-
-def _check_folding(root: str, names: Iterable[str]) -> None:
-    clash = next(clashes(names, fold), None)
-    if clash is not None and folds_names(root):
-        raise UnsafePathError(
-            f"nothing was moved: {clash[0]!r} and {clash[1]!r} are one name to the file system of {root!r}"
-        )

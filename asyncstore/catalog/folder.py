@@ -36,5 +36,5 @@ class FileSystemCatalog(Catalog):
 
     async def _open(self, stack: AsyncExitStack) -> None:
         await stack.enter_async_context(self._store)
-        self._leave_out = await in_thread(os.path.realpath, self._store.location)
+        self._own = await in_thread(os.path.realpath, self._store.location)
         await super()._open(stack)

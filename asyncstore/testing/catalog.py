@@ -219,6 +219,13 @@ class CatalogContract:
         with pytest.raises(NotFoundError):
             await catalog.get("*", "nowhere")
 
+    async def test_what_is_asyncstores_own_stays(self, catalog: Catalog, machine: Path) -> None:
+        write_tree(machine, {"a.csv": b"a", ".asyncstore/run_logs.db": b"log", "sub/.asyncstore/x": b"x"})
+        entries = await catalog.put("**", RUN, ".")
+        assert [entry.name for entry in entries] == ["a.csv"]
+        await catalog.get("**", RUN, ".")
+        assert (machine / ".asyncstore" / "run_logs.db").read_bytes() == b"log"
+
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs and symbolic links")
     async def test_what_is_no_file_is_refused_before_anything_moves(self, catalog: Catalog, machine: Path) -> None:
         write_tree(machine, {"outside.csv": b"secret"})
