@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sqlite3
@@ -121,6 +122,25 @@ async def test_several_may_make_the_tables_at_once(url: str) -> None:
             group.create_task(create_tables(url))
     async with DBRunLogStore(connection_string=url) as store:
         await store.create_run_log("run")
+
+
+async def test_a_cancelled_making_of_tables_leaves_no_lock(url: str) -> None:
+    await create_tables(url)
+    for number in range(60):
+        making = asyncio.create_task(create_tables(url))
+        await asyncio.sleep(0.0004 * number)
+        making.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await making
+        if url.startswith("sqlite"):
+            take_write_lock(url)
+    async with asyncio.timeout(20):
+        await create_tables(url)
+
+
+def take_write_lock(url: str) -> None:
+    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"), timeout=0)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
 
 
 async def test_a_missing_table_is_one_clear_error(url: str, run_sql: RunSql) -> None:
@@ -293,6 +313,8 @@ async def test_a_database_or_role_that_is_not_there(postgres_url: str) -> None:
 async def test_an_option_that_the_driver_does_not_know(postgres_url: str) -> None:
     with pytest.raises(ConfigurationError, match="no_such_option"):
         await DBRunLogStore(connection_string=f"{postgres_url}&no_such_option=1").open()
+    with pytest.raises(ConfigurationError, match=r"takes no such option.*sslrootcert"):
+        await create_tables(f"{postgres_url}&sslrootcert=x")
 
 
 async def test_options_in_libpqs_words(postgres_url: str) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import traceback
 from typing import Any
+from urllib.parse import quote
 
 import asyncpg
 import pytest
@@ -62,6 +63,8 @@ async def test_urls_are_rewritten_to_their_async_driver(written: str, driver: st
         ("sqlite:///:memory:", "buffered"),
         (f"postgresql://u:{PASSWORD}@h/d", "percent-encode"),
         ("postgresql://u:a@b@h/d", "percent-encode"),
+        ("postgresql://u:tiger@w:rd/x?y@h/d", "percent-encode"),
+        ("postgresql://u:tiger@w:rd/x?y@h:${port}/d", "percent-encode"),
         ("postgresql://u:tiger@h:port/d", "not a database URL"),
     ],
 )
@@ -78,6 +81,48 @@ async def test_a_password_is_quoted_and_stays_hidden() -> None:
     assert database.engine.url.password == PASSWORD
     assert database.location == "postgresql+asyncpg://scott:***@host:5433/name"
     assert PASSWORD not in repr(database)
+
+
+@pytest.mark.parametrize("secret", ["scott:ss/w:rd#1", "scott+a:tiger b", "scott:tiger"])
+async def test_no_secret_is_shown_wherever_it_was_filled_in(secret: str) -> None:
+    for written in (
+        "postgresql://${creds}@host/name",
+        "postgresql://${creds}:x@host/name",
+        "postgresql://scott@host/${creds}",
+        "postgresql://scott@${creds}/name",
+        "postgresql://scott@host/name?host=${creds}",
+    ):
+        database = await made(written, creds=secret)
+        with pytest.raises(AsyncStoreError) as caught, database.edge.doing("reading"):
+            raise OSError(f"no role {secret!r} or {quote(secret, safe='')!r}")
+        shown = database.location + repr(database) + "".join(traceback.format_exception(caught.value))
+        assert not [text for text in (secret, quote(secret, safe=""), quote(secret, safe=" +")) if text in shown]
+        assert database.location.startswith("postgresql+asyncpg://")
+        assert "***" in database.location
+
+
+async def test_a_password_among_the_options_is_not_shown() -> None:
+    database = await made("postgresql://scott@host/name?password=p%40ss")
+    for written in ("p@ss", "p%40ss"):
+        assert written not in str(database.edge.translate(OSError(f"cannot log in with {written}"), "reading"))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "postgresql://u:${password}@host:${port}/name",
+        "postgresql://host:${port}/name",
+        "postgresql://u:${password}@[::1]:${port}/name?connect_timeout=3",
+        "postgresql://u:${password}@${host}:${port}",
+    ],
+)
+async def test_the_port_may_be_a_placeholder(written: str) -> None:
+    assert "${port}" not in DBRunLogStore(connection_string=written).location
+    assert (await made(written, password=PASSWORD, host="host", port="5433")).engine.url.port == 5433
+
+
+def test_a_port_that_is_a_placeholder_leaves_paths_alone() -> None:
+    assert DBRunLogStore(connection_string="sqlite:////a@b:${port}/x.db").location == "/a@b:${port}/x.db"
 
 
 async def test_a_whole_connection_string_may_be_one_secret() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -41,12 +41,18 @@ _ASYNC_DRIVERS = {
 _UPSERTING = frozenset({"postgresql", "sqlite", "mysql", "mariadb"})
 _SHOWN_OPTIONS = frozenset({"host", "port"})
 
+_PLACEHOLDER_PORT = re.compile(r"^(?P<host>(?!sqlite)[^:]+://(?:[^@]*@)?(?:\[[^\]]*\]|[^/@?:]*)):\$\{[^}]*\}(?=[/?]|$)")
+_UNQUOTED = (
+    "connection_string holds a password with unquoted special characters: "
+    "give it as a ${placeholder}, or percent-encode it"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Database:
     """An engine, and what may be said of where it leads."""
 
-    engine: AsyncEngine
+    engine: AsyncEngine = field(repr=False)
     location: str
     edge: DatabaseEdge
     owned: bool
@@ -64,8 +70,9 @@ class Database:
             raise ConfigurationError(
                 f"engine {engine!r}: a database in memory is one connection, which cannot be shared"
             )
-        location = _shown(engine.url)
-        return cls(engine, location, DatabaseEdge(location, (engine.url.password or "",)), owned=False)
+        hidden = _hidden(engine.url)
+        location = _shown(engine.url, hidden)
+        return cls(engine, location, DatabaseEdge(location, hidden), owned=False)
 
     @classmethod
     async def of(
@@ -79,10 +86,17 @@ class Database:
         """
         # A connection string that is one placeholder as a whole is not quoted: there the secret is the URL.
         whole = re.fullmatch(r"\$\{[^}]*\}", connection_string.strip()) is not None
-        text = await fill(connection_string.strip(), secrets, quote=str if whole else _quoted)
+        filled: list[str] = []
+
+        def kept(secret: str) -> str:
+            filled.append(secret)
+            return secret if whole else _quoted(secret)
+
+        text = await fill(connection_string.strip(), secrets, quote=kept)
         url, connect_args = _driver_options(_parse(text))
         options: dict[str, Any] = {"poolclass": poolclass} if poolclass is not None else _pool_options(url)
-        location = _shown(url)
+        hidden = _hidden(url, *filled)
+        location = _shown(url, hidden)
         try:
             # It imports the driver, and for SQLite asks for the working directory.
             engine = await asyncio.to_thread(
@@ -92,7 +106,6 @@ class Database:
             raise ConfigurationError(
                 f"{location}: {url.drivername!r} is no driver that works with asyncio and is installed here: {error}"
             ) from error
-        hidden = (url.password or "", _quoted(url.password or ""))
         return cls(engine, location, DatabaseEdge(location, hidden), owned=True)
 
 
@@ -106,7 +119,9 @@ def location_of(connection_string: str) -> str:
     text = connection_string.strip()
     if re.fullmatch(r"\$\{[^}]*\}", text):
         return f"database {text}"
-    return _shown(_parse(text, checked=not placeholder_names(text)))
+    has_placeholders = bool(placeholder_names(text))
+    url = _parse(_PLACEHOLDER_PORT.sub(r"\g<host>", text) if has_placeholders else text, checked=not has_placeholders)
+    return _shown(url, _hidden(url))
 
 
 def locate(url: URL) -> str | None:
@@ -117,6 +132,9 @@ def locate(url: URL) -> str | None:
 
 
 def _parse(text: str, *, checked: bool = True) -> URL:
+    scheme, _, rest = text.partition("://")
+    if rest.count("@") > 1 and not scheme.startswith("sqlite"):
+        raise ConfigurationError(_UNQUOTED)
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
@@ -125,10 +143,7 @@ def _parse(text: str, *, checked: bool = True) -> URL:
             "connection_string is not a database URL, such as postgresql://user:${password}@host/name or sqlite:///path"
         ) from None
     if "@" in (url.host or "") or (url.host and "@" in (url.database or "")):
-        raise ConfigurationError(
-            "connection_string holds a password with unquoted special characters: "
-            "give it as a ${placeholder}, or percent-encode it"
-        )
+        raise ConfigurationError(_UNQUOTED)
     url = url.set(drivername=_ASYNC_DRIVERS.get(url.drivername, url.drivername))
     if checked:
         _check_url(url)
@@ -198,11 +213,32 @@ def _pool_options(url: URL) -> dict[str, Any]:
     return options
 
 
-def _shown(url: URL) -> str:
-    shown = {name: value for name, value in url.query.items() if name in _SHOWN_OPTIONS}
+def _hidden(url: URL, *secrets: str) -> tuple[str, ...]:
+    """Return what may not be shown, raw and quoted: passwords and whatever was filled in."""
+    options = [value for name, values in url.normalized_query.items() if "pass" in name for value in values]
+    texts = {text for secret in (url.password, *options, *secrets) if secret for text in (secret, _quoted(secret))}
+    return tuple(sorted(texts, key=len, reverse=True))
+
+
+def _shown(url: URL, hidden: tuple[str, ...]) -> str:
+    def masked(text: str) -> str:
+        for secret in hidden:
+            text = text.replace(secret, "***")
+        return text
+
     if url.get_backend_name() == "sqlite":
-        return url.database or "sqlite"
-    return url.set(query=shown).render_as_string(hide_password=True)
+        return masked(url.database or "sqlite")
+    options = {
+        name: tuple(map(masked, found)) for name, found in url.normalized_query.items() if name in _SHOWN_OPTIONS
+    }
+    shown = url.set(
+        username=masked(url.username or "") or None,
+        host=masked(url.host or "") or None,
+        database=masked(url.database or "") or None,
+        query=options,
+    )
+    # The mask is rendered as the parts are, quoted.
+    return shown.render_as_string(hide_password=True).replace(_quoted("***"), "***")
 
 
 def _quoted(secret: str) -> str:

@@ -115,6 +115,10 @@ class DatabaseEdge:
         reason = self._reason(error)
         return family(f"{what} in {self._where} failed: {reason}{f'; {advice}' if advice else ''}")
 
+    def refused_option(self, error: TypeError) -> ConfigurationError:
+        """Return what to raise if connecting found the driver to take no such argument, which came from the URL."""
+        return ConfigurationError(f"{self._where}: the driver takes no such option: {self._reason(error)}")
+
     def reveals(self, error: BaseException) -> bool:
         """Tell whether a hidden text stands in the error, or in one that it is chained to."""
         return any(text in str(cause) for cause in _chain(error) for text in self._hidden)

@@ -54,7 +54,7 @@ class Reader:
         try:
             problem = await self._connected(look, "opening the run log")
         except TypeError as error:
-            raise ConfigurationError(f"{self._database.location}: the driver takes no such option: {error}") from None
+            raise self._database.edge.refused_option(error) from None
         if problem:
             raise ConfigurationError(f"{problem} in {self._database.location}: {CREATE_TABLES}")
 

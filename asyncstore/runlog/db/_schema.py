@@ -3,8 +3,8 @@ The table ``db_log``: its definition, its check, and :func:`create_tables`, the 
 
 The columns are those of magnus. What magnus' table lacks are the indexes: a unique one over (run_id, attribute_type,
 attribute_key), on which every write relies; one over (run_id, created_at), for reading a run in order; and one for
-listing runs. MySQL cannot index Text columns: there, make the table by hand, with ``VARCHAR`` for the three names and
-``DATETIME(6)`` for ``created_at``.
+listing runs. MySQL cannot index Text columns: there, make the table by hand, with ``VARCHAR`` for the three names,
+with ``COLLATE utf8mb4_bin`` (others take ``a`` and ``A`` for one name), and ``DATETIME(6)`` for ``created_at``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from sqlalchemy import (
     Sequence,
     Table,
     Text,
+    create_engine,
     func,
     inspect,
     select,
@@ -32,8 +33,9 @@ from sqlalchemy.pool import NullPool
 
 from asyncstore._core.concurrency import shielded
 from asyncstore._core.retry import retrying
+from asyncstore._core.threads import in_thread
 from asyncstore.errors import ConfigurationError
-from asyncstore.runlog.db._engine import Database, locate
+from asyncstore.runlog.db._engine import BUSY_TIMEOUT_S, Database, locate
 from asyncstore.runlog.db._errors import CREATE_TABLES
 
 if TYPE_CHECKING:
@@ -85,8 +87,8 @@ async def create_tables(
         schema: the schema that the table is to lie in, if not the database's default; it must exist.
 
     Raises:
-        ConfigurationError: the connection string is wrong, or an older table holds duplicates, which the message says
-            how to remove.
+        ConfigurationError: the connection string is wrong, or holds an option that the driver does not know, or an
+            older table holds duplicates, which the message says how to remove.
         UnavailableError: the database cannot be reached.
     """
     written = connection_string if isinstance(connection_string, str) else connection_string.get_secret_value()
@@ -149,15 +151,39 @@ def _file_system_of(folder: str) -> str:
 
 
 async def _create(database: Database, table: Table) -> None:
-    with database.edge.doing("creating the tables"):
-        async with database.engine.connect() as connection:
-            if connection.dialect.name == "sqlite":
-                await connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-                await connection.exec_driver_sql("BEGIN IMMEDIATE")
-            elif connection.dialect.name == "postgresql":
-                await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
-            await connection.run_sync(_create_missing, table, database.location)
-            await connection.commit()
+    try:
+        with database.edge.doing("creating the tables"):
+            if database.engine.dialect.name == "sqlite":
+                # Cancelled at the wrong moment, aiosqlite would leave its connection open, and with it the write lock.
+                await in_thread(_create_in_file, database, table)
+            else:
+                await _create_on_server(database, table)
+    except TypeError as error:
+        raise database.edge.refused_option(error) from None
+
+
+def _create_in_file(database: Database, table: Table) -> None:
+    url = database.engine.url.set(drivername="sqlite")
+    options = {"timeout": BUSY_TIMEOUT_S}
+    engine = create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=options)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        _create_missing(connection, table, database.location)
+        connection.commit()
+
+
+async def _create_on_server(database: Database, table: Table) -> None:
+    connection = database.engine.connect()
+    try:
+        await connection.start()
+        if connection.dialect.name == "postgresql":
+            await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
+        await connection.run_sync(_create_missing, table, database.location)
+        await connection.commit()
+    finally:
+        if connection.sync_connection is not None:
+            await shielded(connection.close())
 
 
 def _create_missing(connection: Connection, table: Table, where: str) -> None:

@@ -18,6 +18,7 @@ from asyncstore._core.groupcommit import GroupCommitter
 from asyncstore._core.retry import DEFAULT_RETRY, RetryPolicy
 from asyncstore._core.settings import Settings
 from asyncstore.errors import (
+    AccessDeniedError,
     ConfigurationError,
     CredentialsError,
     OutcomeUnknownError,
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
 __all__ = ["DBRunLogStore", "DBSettings"]
 
 BATCH_LIMIT_WRITES = 1000
+
+_NOBODYS_FAULT = (AccessDeniedError, ConfigurationError, CredentialsError, OutcomeUnknownError, UnavailableError)
+"""Errors that a batch's halves would only get again."""
 
 _WRITERS: dict[str, type[Writer]] = {"postgresql+asyncpg": PostgresWriter, "sqlite+aiosqlite": SqliteWriter}
 
@@ -199,4 +203,4 @@ def _committers(
 
 
 def _may_be_one_writers_fault(error: Exception) -> bool:
-    return not isinstance(error, ConfigurationError | CredentialsError | OutcomeUnknownError | UnavailableError)
+    return not isinstance(error, _NOBODYS_FAULT)
