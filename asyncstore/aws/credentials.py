@@ -37,6 +37,9 @@ __all__ = ["CredentialProvider", "Credentials"]
 REFRESH_SHARE = 0.2
 """Renew when less than this share of the lifetime is left."""
 
+NO_PROFILE: dict[str, Any] = {"profile": (None, None, None, None)}
+"""Session variables of botocore with which it does not look for a profile in the environment."""
+
 _DENIED = {"AccessDenied", "AccessDeniedException"}
 _BUSY = {"Throttling", "ThrottlingException", "RequestLimitExceeded", "ServiceUnavailable", "InternalError"}
 
@@ -109,13 +112,18 @@ class CredentialProvider:
             base = self._from_environment() if self._settings.use_credentials else self._from_chain()
             return self._assume_role(base) if self._role_arn else base
         except ProfileNotFound as error:
-            raise ConfigurationError(f"aws_profile {self._settings.aws_profile!r} does not exist") from error
+            raise ConfigurationError(self._no_profile()) from error
         except ClientError as error:
             raise _client_error(error, self._role_arn) from error
         except (BotoConnectionError, HTTPClientError) as error:
             raise UnavailableError(f"credentials service cannot be reached: {error}") from error
         except BotoCoreError as error:
             raise CredentialsError(f"no AWS credentials: {error}") from error
+
+    def _no_profile(self) -> str:
+        if self._settings.aws_profile:
+            return f"aws_profile {self._settings.aws_profile!r} does not exist"
+        return "the profile that AWS_PROFILE names in the environment does not exist"
 
     def _from_environment(self) -> Credentials:
         settings = self._settings
@@ -130,7 +138,8 @@ class CredentialProvider:
     def _from_chain(self) -> Credentials:
         if self._session is None:
             session = botocore.session.Session(profile=self._settings.aws_profile or None)
-            session.set_config_variable("credentials_file", self._settings.aws_credentials_file)
+            if "aws_credentials_file" in self._settings.model_fields_set:
+                session.set_config_variable("credentials_file", self._settings.aws_credentials_file)
             session.set_config_variable("region", self._settings.region)
             self._session = session
         found = self._session.get_credentials()
@@ -144,14 +153,14 @@ class CredentialProvider:
 
     def _assume_role(self, base: Credentials) -> Credentials:
         settings = self._settings
-        client = botocore.session.Session().create_client(
+        client = botocore.session.Session(session_vars=NO_PROFILE).create_client(
             "sts",
             region_name=settings.region,
-            endpoint_url=None if (settings.endpoint or "").endswith("amazonaws.com") else settings.endpoint,
+            endpoint_url=settings.sts_endpoint,
             aws_access_key_id=base.access_key_id,
             aws_secret_access_key=base.secret_access_key,
             aws_session_token=base.token,
-            config=botocore.config.Config(retries={"total_max_attempts": 1}),
+            config=botocore.config.Config(retries={"total_max_attempts": 1}, ignore_configured_endpoint_urls=True),
         )
         try:
             answer = client.assume_role(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -10,8 +11,12 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from asyncstore._core.settings import Settings
+from asyncstore.errors import ConfigurationError
 
 __all__ = ["AwsSettings"]
+
+_HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
+_PATH = re.compile(r"[!-~]*")
 
 
 class AwsSettings(Settings):
@@ -53,30 +58,69 @@ class AwsSettings(Settings):
     @field_validator("endpoint_url")
     @classmethod
     def _check_endpoint(cls, value: str | None) -> str | None:
-        if not value:
-            return None
-        parts = urlsplit(value)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError("must be an http:// or https:// URL")
-        if parts.username or parts.password:
-            raise ValueError("must not hold credentials")
-        return value.rstrip("/")
+        return _checked(value, "it") if value else None
+
+    @field_validator("aws_credentials_file")
+    @classmethod
+    def _expand_home(cls, value: str) -> str:
+        return os.path.expanduser(value)
 
     @property
     def endpoint(self) -> str | None:
-        """The endpoint in force, ``None`` for AWS itself."""
-        environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        return self.endpoint_url or (environment.rstrip("/") if environment else None)
+        """
+        The endpoint in force, ``None`` for AWS itself.
+
+        Raises:
+            ConfigurationError: the one of the environment is not a URL, or holds a password.
+        """
+        return self.endpoint_url or _from_environment("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
     @property
-    def path_style(self) -> bool:
-        """Whether the bucket stands in the path of a URL."""
+    def service_url(self) -> str:
+        """The endpoint in force, spelled out for AWS too, so that nothing else can be put in its place."""
+        suffix = ".cn" if self.region.startswith("cn-") else ""
+        return self.endpoint or f"https://s3.{self.region}.amazonaws.com{suffix}"
+
+    @property
+    def sts_endpoint(self) -> str | None:
+        """Where roles are assumed, ``None`` for AWS itself; an S3 server of the environment is not asked for roles."""
+        named = _from_environment("AWS_ENDPOINT_URL_STS")
+        found = named or self.endpoint_url or _from_environment("AWS_ENDPOINT_URL")
+        return None if found is None or (_is_aws(found) and not named) else found
+
+    def path_style(self, bucket: str) -> bool:
+        """Whether ``bucket`` stands in the path of a URL; one with dots has no certificate for a host name of its."""
         if self.addressing_style != "auto":
             return self.addressing_style == "path"
-        return self.endpoint is not None
+        return not _is_aws(self.service_url) or "." in bucket
 
     @property
     def ca_bundle(self) -> Path | None:
         """CA certificates to trust besides the system's (``AWS_CA_BUNDLE``), if any are needed."""
         name = os.environ.get("AWS_CA_BUNDLE")
         return Path(name) if name and not (self.endpoint or "").startswith("http:") else None
+
+
+def _from_environment(*names: str) -> str | None:
+    for name in names:
+        if value := os.environ.get(name):
+            return _checked(value, name)
+    return None
+
+
+def _checked(url: str, what: str) -> str:
+    """Return an endpoint without its last slash; errors name ``what`` and never the URL, which may hold a password."""
+    try:
+        parts = urlsplit(url)
+        fitting = parts.scheme in {"http", "https"} and parts.port != 0 and _HOST.fullmatch(parts.hostname or "")
+    except ValueError:
+        raise ConfigurationError(f"{what} must be an http:// or https:// URL") from None
+    if "@" in parts.netloc:
+        raise ConfigurationError(f"{what} must not hold credentials")
+    if not fitting or not _PATH.fullmatch(parts.path) or parts.query or parts.fragment:
+        raise ConfigurationError(f"{what} must be an http:// or https:// URL")
+    return url.rstrip("/")
+
+
+def _is_aws(url: str) -> bool:
+    return f".{urlsplit(url).hostname}".endswith((".amazonaws.com", ".amazonaws.com.cn"))

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import aioboto3
 from aiobotocore.config import AioConfig
 from aiobotocore.credentials import AioCredentials
+from aiobotocore.session import AioSession
 from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, ClientError
 
 from asyncstore._core.retry import RetryPolicy, retrying
+from asyncstore.aws.credentials import NO_PROFILE
 from asyncstore.objects._errors import from_s3_code, no_answer
 
 if TYPE_CHECKING:
@@ -27,15 +29,15 @@ CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
 
 
-async def make_client(settings: AwsSettings, credentials: CredentialProvider) -> Any:
+async def make_client(settings: AwsSettings, bucket: str, credentials: CredentialProvider) -> Any:
     """Return an S3 client that is still to be entered; it takes credentials from ours and never retries by itself."""
-    session = await asyncio.to_thread(_make_session, settings)
+    session = await asyncio.to_thread(_make_session, settings, bucket)
     # botocore has no public way to bring a provider of one's own.
     session._session._credentials = _ProviderCredentials(credentials)
-    return _client(session, settings)
+    return _client(session, settings, bucket)
 
 
-def _make_session(settings: AwsSettings) -> Any:
+def _make_session(settings: AwsSettings, bucket: str) -> Any:
     """
     Return a session that has made a client before.
 
@@ -43,15 +45,16 @@ def _make_session(settings: AwsSettings) -> Any:
     """
 
     async def make_and_close() -> None:
-        async with _client(session, settings):
+        async with _client(session, settings, bucket):
             pass
 
-    session = aioboto3.Session()
+    # Credentials come from our provider, so the environment's profile, which may not even exist, has no say.
+    session = aioboto3.Session(botocore_session=AioSession(session_vars=NO_PROFILE))
     asyncio.run(make_and_close())
     return session
 
 
-def _client(session: Any, settings: AwsSettings) -> Any:
+def _client(session: Any, settings: AwsSettings, bucket: str) -> Any:
     bundle = settings.ca_bundle
     return session.client(
         "s3",
@@ -63,12 +66,13 @@ def _client(session: Any, settings: AwsSettings) -> Any:
             read_timeout=READ_TIMEOUT_S,
             max_pool_connections=settings.max_concurrency,
             retries={"total_max_attempts": 1},
+            ignore_configured_endpoint_urls=True,
             # Trailing checksums end up inside the object on some servers, and signing a payload hashes it on the loop.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
             s3={
                 "payload_signing_enabled": False,
-                "addressing_style": "path" if settings.path_style else "virtual",
+                "addressing_style": "path" if settings.path_style(bucket) else "virtual",
             },
         ),
     )
@@ -112,4 +116,5 @@ class _ProviderCredentials(AioCredentials):  # type: ignore[misc]
 def _from_client_error(error: ClientError, what: str) -> AsyncStoreError:
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     code = str(error.response.get("Error", {}).get("Code", ""))
-    return from_s3_code("" if code.isdigit() else code, int(status), what, error)
+    bodiless = error.operation_name.startswith(("Head", "Delete", "Abort"))
+    return from_s3_code("" if code.isdigit() else code, int(status), what, error, bodiless=bodiless)

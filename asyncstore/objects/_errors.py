@@ -32,7 +32,10 @@ class RangeIgnoredError(IntegrityError):
 
 
 _STATUS = re.compile(r"status code: (\d{3})")
+_METHOD = re.compile(r"Error performing ([A-Z]+) ")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
+_BULK_CODE = re.compile(r"\(code: (\w+)\)$")
+"""How a bulk delete ends its first line, when it was answered and a key was refused."""
 
 _BY_CODE: Mapping[str, type[AsyncStoreError]] = {
     "AccessDenied": AccessDeniedError,
@@ -47,6 +50,7 @@ _BY_CODE: Mapping[str, type[AsyncStoreError]] = {
     "NoSuchBucket": ConfigurationError,
     "NoSuchKey": NotFoundError,
     "NoSuchUpload": NotFoundError,
+    "NotImplemented": ConfigurationError,
     "PermanentRedirect": ConfigurationError,
     "PreconditionFailed": ConflictError,
     "RequestTimeTooSkewed": CredentialsError,
@@ -68,10 +72,14 @@ _BY_STATUS: Mapping[int, type[AsyncStoreError]] = {
     412: ConflictError,
     429: UnavailableError,
     500: UnavailableError,
+    501: ConfigurationError,
     502: UnavailableError,
     503: UnavailableError,
     504: UnavailableError,
 }
+_BODILESS = {"HEAD", "DELETE"}
+"""Methods whose 404 need not say a code; that of others does, if S3 speaks."""
+
 _UNDONE = {409, 429, 503}
 """Statuses of requests that are worth retrying and were not carried out."""
 
@@ -80,6 +88,7 @@ _ADVICE: Mapping[str, str] = {
     "AuthorizationHeaderMalformed": "the region is probably wrong",
     "ExpiredToken": "the credentials have expired",
     "InvalidAccessKeyId": "the access key is not known there",
+    "NotImplemented": "the server cannot do this",
     "NoSuchBucket": "the bucket does not exist: create it, or mend s3_bucket",
     "PermanentRedirect": "the bucket is in another region: mend region or endpoint_url",
     "RequestTimeTooSkewed": "this machine's clock is wrong",
@@ -91,9 +100,11 @@ def from_obstore(error: Exception, what: str) -> AsyncStoreError:
     """Return our error for one of obstore's; ``what`` says what was asked and where ("put s3://bucket/key")."""
     text = str(error)
     status = _STATUS.search(text)
-    code = _CODE.search(text)
+    code = _CODE.search(text) or (None if status else _BULK_CODE.search(_first_line(text)))
     if code or status:
-        return from_s3_code(code[1] if code else "", int(status[1]) if status else 0, what, error)
+        method = _METHOD.search(text)
+        bodiless = method is not None and method[1] in _BODILESS
+        return from_s3_code(code[1] if code else "", int(status[1]) if status else 0, what, error, bodiless=bodiless)
     match error:
         case FileNotFoundError():
             return NotFoundError(f"{what}: not found")
@@ -115,8 +126,16 @@ def from_obstore(error: Exception, what: str) -> AsyncStoreError:
     return no_answer(f"{what}: {_transport_reason(text)}", sent=not unsent)
 
 
-def from_s3_code(code: str, status: int, what: str, error: Exception | None = None) -> AsyncStoreError:
-    """Return our error for an S3 error code and HTTP status, either of which may be missing."""
+def from_s3_code(
+    code: str, status: int, what: str, error: Exception | None = None, *, bodiless: bool = False
+) -> AsyncStoreError:
+    """
+    Return our error for an S3 error code and HTTP status, either of which may be missing.
+
+    ``bodiless`` says that the answer has no body where a code could stand.
+    """
+    if status == 404 and not code and not bodiless:
+        return ConfigurationError(f"{what}: what answers there does not answer like S3: mend endpoint_url [HTTP 404]")
     kind = _BY_CODE.get(code) or _BY_STATUS.get(status) or (UnavailableError if status >= 500 else AsyncStoreError)
     if kind is ConflictError and isinstance(error, obs.AlreadyExistsError):
         kind = AlreadyExistsError

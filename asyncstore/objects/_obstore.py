@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from asyncstore._core.retry import DEFAULT_RETRY, RetryPolicy, retrying
 from asyncstore.errors import (
     AlreadyExistsError,
     AsyncStoreError,
+    ClosedError,
     ConflictError,
     IntegrityError,
     NotFoundError,
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     from obstore.store import ObjectStore as ForeignStore
 
-__all__ = ["ObstoreObjectStore"]
+__all__ = ["ObstoreObjectStore", "canonical_etag", "check_runtime"]
 
 PAGE = 1000
 _STANDARD_ATTRIBUTES = {
@@ -41,6 +43,24 @@ _STANDARD_ATTRIBUTES = {
     "Storage-Class",
 }
 _FOREIGN = (obs.BaseError, OSError, NotImplementedError, ValueError)
+
+
+_runtime_pid = 0
+"""The process that runs obstore's threads; a fork would inherit their state and none of them, and wait forever."""
+
+
+def check_runtime() -> None:
+    """
+    Refuse a process that was forked from one that had used obstore.
+
+    Raises:
+        ClosedError: it was.
+    """
+    if _runtime_pid not in {0, os.getpid()}:
+        raise ClosedError(
+            "this process was forked from one that had used object stores, whose threads it lacks: "
+            "use the spawn or forkserver start method"
+        )
 
 
 class ObstoreObjectStore(ObjectStore):
@@ -227,6 +247,9 @@ class ObstoreObjectStore(ObjectStore):
 
     @contextlib.contextmanager
     def _translated(self, verb: str, key: str) -> Iterator[None]:
+        global _runtime_pid
+        check_runtime()
+        _runtime_pid = os.getpid()
         try:
             yield
         except _FOREIGN as error:

@@ -13,22 +13,22 @@ import secrets
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from asyncstore._core.retry import DEFAULT_RETRY, RetryPolicy
 from asyncstore.aws.credentials import CredentialProvider
 from asyncstore.errors import (
-    AlreadyExistsError,
     ConfigurationError,
     ConflictError,
     IntegrityError,
-    NotFoundError,
 )
 from asyncstore.objects._boto import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, call, make_client
 from asyncstore.objects._errors import RangeIgnoredError, from_file_error
 from asyncstore.objects._multipart import PART_BYTES, MultipartTarget, upload_file
-from asyncstore.objects._obstore import ObstoreObjectStore, canonical_etag
-from asyncstore.objects.base import NEW, PUT_ID, Capabilities, Condition, ObjectMeta, check_key
+from asyncstore.objects._obstore import ObstoreObjectStore, canonical_etag, check_runtime
+from asyncstore.objects._probe import probe
+from asyncstore.objects.base import PUT_ID, Capabilities, ObjectMeta, check_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -67,9 +67,9 @@ class S3ObjectStore(ObstoreObjectStore):
         self._settings = settings
         self._probe_prefix = probe_prefix
         self._credentials = CredentialProvider(settings)
-        self._stack: AsyncExitStack | None
         self._client: Any = None
-        self._client_lock: asyncio.Lock | None = None
+        self._client_lock = asyncio.Lock()
+        self._probe_lock = asyncio.Lock()
         self._lenient_ranges = False
 
     @property
@@ -78,6 +78,8 @@ class S3ObjectStore(ObstoreObjectStore):
         return f"s3://{self._bucket}"
 
     async def _open(self, stack: AsyncExitStack) -> None:
+        check_runtime()
+        stack.push_async_callback(self._close_client)
         root_certificate = await asyncio.to_thread(_read_ca_bundle, self._settings)
         self._store = self._make_store(root_certificate)
         if self._settings.storage_class:
@@ -90,8 +92,35 @@ class S3ObjectStore(ObstoreObjectStore):
         self._check_open()
         where = (self._settings.endpoint or "", self._settings.region, self._bucket)
         if where not in _capabilities:
-            _capabilities[where] = await self._probe()
+            async with self._probe_lock:
+                if where not in _capabilities:
+                    _capabilities[where] = await probe(self, self._probe_prefix)
         return _capabilities[where]
+
+    async def copy(self, source: str, target: str) -> None:
+        """Copy an object; see :meth:`ObjectStore.copy`."""
+        if not self._settings.storage_class:
+            await super().copy(source, target)
+            return
+        self._check_open()
+        check_key(source)
+        check_key(target)
+        # obstore's copy has no way to say a storage class, and without one the copy gets the bucket's.
+        parameters = {
+            "Bucket": self._bucket,
+            "Key": target,
+            "CopySource": {"Bucket": self._bucket, "Key": source},
+            "MetadataDirective": "COPY",
+            "StorageClass": self._settings.storage_class,
+        }
+        await call(
+            await self._boto(),
+            "copy_object",
+            f"copy {self._at(source)}",
+            self._retry,
+            **self._encryption(),
+            **parameters,
+        )
 
     async def get(
         self, key: str, *, byte_range: tuple[int, int] | None = None, etag: str = ""
@@ -157,18 +186,36 @@ class S3ObjectStore(ObstoreObjectStore):
         }
         if root_certificate:
             client["root_certificate"] = root_certificate
-        options: dict[str, Any] = {"virtual_hosted_style_request": not settings.path_style, "region": settings.region}
-        if settings.endpoint:
-            options["endpoint"] = _with_bucket(settings.endpoint, "" if settings.path_style else self._bucket)
+        path_style = settings.path_style(self._bucket)
+        endpoint = _with_bucket(settings.service_url, "" if path_style else self._bucket)
+        # Each of these has a variable that obstore would read otherwise, and that aioboto3 does not know.
+        options: dict[str, Any] = {
+            "virtual_hosted_style_request": not path_style,
+            "region": settings.region,
+            "endpoint": endpoint,
+            "aws_endpoint_url_s3": endpoint,
+            "skip_signature": False,
+            "conditional_put": "etag",
+            "s3_express": False,
+            "unsigned_payload": False,
+        }
         if settings.kms_key_arn:
             options |= {"server_side_encryption": "aws:kms", "sse_kms_key_id": settings.kms_key_arn}
-        return S3Store(
-            self._bucket,
-            client_options=client,  # type: ignore[arg-type]
-            retry_config={"max_retries": 0},
-            credential_provider=self._obstore_credentials,  # type: ignore[arg-type, unused-ignore]
-            **options,
-        )
+        try:
+            return S3Store(
+                self._bucket,
+                client_options=client,  # type: ignore[arg-type]
+                retry_config={"max_retries": 0},
+                credential_provider=self._obstore_credentials,  # type: ignore[arg-type, unused-ignore]
+                **options,
+            )
+        except BaseException as error:
+            if isinstance(error, BaseError | ValueError) or type(error).__module__.startswith("pyo3"):
+                raise ConfigurationError(
+                    f"{self.location}: no client can be made: {str(error).partition(chr(10))[0]}; "
+                    "mend AWS_CA_BUNDLE, or what else the environment says of AWS"
+                ) from error
+            raise
 
     async def _obstore_credentials(self) -> dict[str, Any]:
         found = await self._credentials.get()
@@ -181,43 +228,34 @@ class S3ObjectStore(ObstoreObjectStore):
 
     def _create_parameters(self, metadata: Mapping[str, str] | None) -> dict[str, Any]:
         parameters: dict[str, Any] = {"Metadata": {**(metadata or {}), PUT_ID: secrets.token_hex(16)}}
-        if self._settings.kms_key_arn:
-            parameters |= {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": self._settings.kms_key_arn}
         if self._settings.storage_class:
             parameters["StorageClass"] = self._settings.storage_class
-        return parameters
+        return parameters | self._encryption()
+
+    def _encryption(self) -> dict[str, str]:
+        key = self._settings.kms_key_arn
+        return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": key} if key else {}
 
     async def _boto(self) -> Any:
-        self._client_lock = self._client_lock or asyncio.Lock()
         async with self._client_lock:
+            self._check_open()
             if self._client is None:
-                assert self._stack is not None
                 role = self._settings.multipart_upload_role_arn
                 provider = CredentialProvider(self._settings, role_arn=role) if role else self._credentials
-                self._client = await self._stack.enter_async_context(await make_client(self._settings, provider))
-        return self._client
+                self._client = await (await make_client(self._settings, self._bucket, provider)).__aenter__()
+            # Closing waits for the lock, so a client made meanwhile is closed too.
+            self._check_open()
+            return self._client
+
+    async def _close_client(self) -> None:
+        async with self._client_lock:
+            client, self._client = self._client, None
+            if client is not None:
+                await client.__aexit__(None, None, None)
 
     def _at(self, key: str) -> str:
         endpoint = self._settings.endpoint
         return f"{self.location}/{key}" + (f" at {endpoint}" if endpoint else "")
-
-    async def _probe(self) -> Capabilities:
-        key = f"{self._probe_prefix}.asyncstore-probe-{secrets.token_hex(8)}"
-        etag = await self.put(key, b"asyncstore probes conditional writes", condition=NEW)
-        try:
-            create = await self._is_refused(key, NEW)
-            match = await self._is_refused(key, Condition(etag='"00000000000000000000000000000000"'))
-            match = match and not await self._is_refused(key, Condition(etag=etag))
-        finally:
-            await self.delete([key])
-        return Capabilities(create, match)
-
-    async def _is_refused(self, key: str, condition: Condition) -> bool:
-        try:
-            await self.put(key, b"asyncstore probes conditional writes", condition=condition)
-        except (AlreadyExistsError, ConflictError, NotFoundError):
-            return True
-        return False
 
 
 def _with_bucket(endpoint: str, bucket: str) -> str:

@@ -56,6 +56,31 @@ async def test_unknown_profile_is_a_configuration_error() -> None:
         await CredentialProvider(AwsSettings(aws_profile="nobody")).get()
 
 
+async def test_credentials_file_of_the_environment_counts_unless_another_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    for name in ("inherited", "given"):
+        text = f"[default]\naws_access_key_id = {name}\naws_secret_access_key = secret\n"
+        (tmp_path / name).write_text(text)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "inherited"))
+    assert (await CredentialProvider(AwsSettings()).get()).access_key_id == "inherited"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    settings = AwsSettings(aws_credentials_file="~/given")
+    assert (await CredentialProvider(settings).get()).access_key_id == "given"
+
+
+async def test_unknown_profile_of_the_environment_harms_only_who_uses_it(
+    moto: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(ConfigurationError, match="AWS_PROFILE"):
+        await CredentialProvider(AwsSettings()).get()
+    settings = AwsSettings(use_credentials=True, endpoint_url=moto.endpoint_url, role_arn=ROLE)
+    assert (await CredentialProvider(settings).get()).token
+
+
 async def test_role_is_assumed_and_kept(moto: S3Server) -> None:
     settings = AwsSettings(endpoint_url=moto.endpoint_url, role_arn=ROLE, session_duration_in_seconds=900)
     provider = CredentialProvider(settings)
