@@ -46,6 +46,9 @@ MOST_BYTES = 24_000_000
 GROUPS = 6
 """So many of the largest sub-folders are groups of their own; whatever else there is, is one more group."""
 
+MOST_CHARACTERS = 60
+"""Most of a group's name that its file is named after."""
+
 WORD = re.compile(r"\w+")
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{3,}")
 STAGES = ("load", "measure", "kinds", "combine", "report")
@@ -157,7 +160,7 @@ async def look_at_kind(run: asyncstore.RunRecorder, folder: Path, kind: str, fil
         async with branch.step("shape") as step:
             shape = await asyncio.to_thread(shape_of, folder, files)
             await step.log_metrics(shape)
-            name = f"kinds/{file_name(kind)}.json"
+            name = f"kinds/{file_name(kind[1:])}.json"
             await asyncio.to_thread(write_json, name, {"kind": kind, **shape})
             await step.put(f"{RESULTS}/{name}", compute_data_folder=DATA_FOLDER)
 
@@ -308,9 +311,11 @@ def report_text(folder: Path, totals: Counts, parameters: dict[str, int]) -> str
     )
 
 
-def file_name(text: str) -> str:
-    """Return a plain file name for a group or kind."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", text.lstrip("."))
+def file_name(group: str) -> str:
+    """Return a plain file name for a group; those of different groups differ, even where case does not count."""
+    plain = re.sub(r"[^a-z0-9_-]", "_", group.lower())[:MOST_CHARACTERS]
+    # No plain name holds a dot, so none is another's name with a hash.
+    return plain if plain == group else f"{plain}.{hashlib.sha256(os.fsencode(group)).hexdigest()[:16]}"
 
 
 def write_json(name: str, value: object) -> None:

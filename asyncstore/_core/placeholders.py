@@ -10,7 +10,7 @@ from asyncstore.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["SecretSource", "fill", "placeholder_names"]
+__all__ = ["SecretSource", "escape", "fill", "placeholder_names"]
 
 
 class SecretSource(Protocol):
@@ -34,8 +34,24 @@ class _Template(string.Template):
 
 
 def placeholder_names(text: str) -> list[str]:
-    """Return the names of the placeholders in ``text``, each once, in order."""
+    """
+    Return the names of the placeholders in ``text``, each once, in order.
+
+    Raises:
+        ConfigurationError: a ``${`` begins no placeholder; it is not shown, as it may be part of a password.
+    """
+    for found in _Template.pattern.finditer(text):
+        if found["invalid"] is not None and text.startswith("{", found.end()):
+            raise ConfigurationError(
+                "a '${' begins no placeholder: write ${name}, of letters, digits, '_', '-' and '.' and not beginning "
+                "with a digit; or $${ for the two characters themselves"
+            )
     return _Template(text).get_identifiers()
+
+
+def escape(text: str) -> str:
+    """Return what :func:`fill` turns into ``text``."""
+    return text.replace("$", "$$")
 
 
 async def fill(text: str, secrets: SecretSource | None, *, quote: Callable[[str], str] = str) -> str:
@@ -45,7 +61,7 @@ async def fill(text: str, secrets: SecretSource | None, *, quote: Callable[[str]
     A dollar sign that begins no placeholder stays as it is, as with :meth:`string.Template.safe_substitute`.
 
     Raises:
-        ConfigurationError: there is a placeholder but no secrets provider, or it has no such secret.
+        ConfigurationError: there is a placeholder but no secrets provider, or no such secret; or one is malformed.
     """
     names = placeholder_names(text)
     if names and secrets is None:

@@ -8,8 +8,8 @@ import typer
 
 from asyncstore.cli import catalog, config, db, demo, runs
 from asyncstore.cli._command import ConfigOption, DebugOption, JsonOption, Shared
-from asyncstore.cli._errors import EXIT_CODES_HELP, INTERRUPTED, USAGE
-from asyncstore.cli._output import Output
+from asyncstore.cli._errors import EXIT_CODES_HELP, FAILED, INTERRUPTED, USAGE
+from asyncstore.cli._output import Output, OutputError, abandon_stdout, flush_stdout, writing
 
 __all__ = ["app", "run"]
 
@@ -67,6 +67,26 @@ def options(
 
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code."""
+    if sys.stdout is None:
+        # A file that is opened now would get its number, and be printed into.
+        Output().error("standard output is closed: send it to a file, or to /dev/null")
+        return FAILED
+    try:
+        with writing():
+            code = _invoke(arguments)
+        flush_stdout()
+    except BrokenPipeError:
+        abandon_stdout()
+        return FAILED
+    except OutputError as error:
+        # Commands report their own errors: this is help or the version that could not be printed.
+        abandon_stdout()
+        Output().error(str(error))
+        return FAILED
+    return code
+
+
+def _invoke(arguments: list[str]) -> int:
     try:
         return int(app(args=arguments, prog_name="asyncstore", standalone_mode=False) or 0)
     except UsageError as error:

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import inspect
 import os
-import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from asyncstore.cli._errors import FAILED, INTERRUPTED, report
-from asyncstore.cli._output import Output
+from asyncstore.cli._output import Output, OutputError, abandon_stdout, flush_stdout
 from asyncstore.services import open_services
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from asyncstore.services import Services
 
@@ -61,18 +61,25 @@ class Shared:
     debug: bool = False
 
 
-def command(app: typer.Typer, name: str) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
+def command(
+    app: typer.Typer, name: str, *, before: Callable[..., None] | None = None
+) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
     """
     Register ``async def work(session, …)`` as a command of ``app``.
 
     The parameters after the first become arguments and options; ``--config``, ``--json`` and ``--debug`` are added, and
-    count as well when they stand before the command.
+    count as well when they stand before the command. ``before`` is called with the same arguments before there is a
+    loop: what asks the user belongs there, where Ctrl-C ends it and nothing is held open meanwhile.
     """
 
     def register(work: Callable[..., Awaitable[None]]) -> Callable[..., None]:
         @functools.wraps(work)
         def run(ctx: typer.Context, config: Path | None, as_json: bool, debug: bool, **arguments: Any) -> None:
-            _run(work, _session(ctx, config, as_json=as_json, debug=debug), arguments)
+            session = _session(ctx, config, as_json=as_json, debug=debug)
+            with _reported(session):
+                if before is not None:
+                    before(session, **arguments)
+                _run(work, session, arguments)
 
         signature = _signature(work)
         run.__signature__ = signature  # type: ignore[attr-defined]
@@ -110,15 +117,25 @@ def _run(work: Callable[..., Awaitable[None]], session: Session, arguments: dict
     async def main() -> None:
         await work(session, **arguments)
 
+    asyncio.run(main())
+    flush_stdout()
+
+
+@contextmanager
+def _reported(session: Session) -> Iterator[None]:
+    """Turn what goes wrong within into a line on stderr and an exit code."""
     try:
-        asyncio.run(main())
-        sys.stdout.flush()
-    except KeyboardInterrupt:
+        yield
+    except (KeyboardInterrupt, typer.Abort):
         session.output.note("interrupted")
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
-        # Whoever read the output has seen enough (``| head``); the interpreter must not try to flush it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read the output has seen enough (``| head``).
+        abandon_stdout()
+        raise typer.Exit(FAILED) from None
+    except OutputError as error:
+        abandon_stdout()
+        session.output.error(str(error))
         raise typer.Exit(FAILED) from None
     except typer.Exit:
         raise

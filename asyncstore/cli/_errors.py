@@ -24,7 +24,7 @@ from asyncstore.errors import (
 if TYPE_CHECKING:
     from asyncstore.cli._output import Output
 
-__all__ = ["EXIT_CODES_HELP", "INTERRUPTED", "USAGE", "exit_code", "report"]
+__all__ = ["EXIT_CODES_HELP", "FAILED", "INTERRUPTED", "USAGE", "exit_code", "report"]
 
 FAILED = 1
 USAGE = 2

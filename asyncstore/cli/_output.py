@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import os
 import re
 import sys
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +18,29 @@ from rich.text import Text
 from asyncstore.models import CREATED, FAIL, PROCESSING, SUCCESS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rich.console import RenderableType
 
-__all__ = ["Output", "clean", "duration_text", "mark", "size_text", "status_text", "time_text"]
+__all__ = [
+    "Output",
+    "OutputError",
+    "abandon_stdout",
+    "clean",
+    "duration_text",
+    "flush_stdout",
+    "mark",
+    "size_text",
+    "status_text",
+    "time_text",
+    "writing",
+]
 
 WIDE = 1000
 """Columns of what is not a terminal: lines go to files and programs whole."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _UNKNOWN = datetime.fromtimestamp(0, UTC)
 _STATUSES = {
     SUCCESS: ("✓", "green"),
@@ -32,6 +48,10 @@ _STATUSES = {
     PROCESSING: ("●", "yellow"),
     CREATED: ("○", "cyan"),
 }
+
+
+class OutputError(Exception):
+    """Standard output takes no more; that nobody reads it any more stays a :class:`BrokenPipeError`."""
 
 
 class Output:
@@ -50,9 +70,9 @@ class Output:
         if self.out.is_terminal:
             self.out.print(renderable)
             return
-        with self.out.capture() as captured:
+        with writing(), self.out.capture() as captured:
             self.out.print(renderable)
-        sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+        _write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
     def table(self, headings: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
         """Print a table without lines; the last column takes what room is left."""
@@ -65,22 +85,55 @@ class Output:
 
     def json(self, value: Any) -> None:
         """Print one JSON document, indented."""
-        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        self.json_text(json.dumps(value, indent=2, ensure_ascii=False))
 
     def json_line(self, value: Any) -> None:
         """Print one JSON document as one line, at once."""
-        sys.stdout.write(json.dumps(value, separators=(",", ":"), ensure_ascii=False) + "\n")
-        sys.stdout.flush()
+        self.json_text(json.dumps(value, separators=(",", ":"), ensure_ascii=False))
+        flush_stdout()
+
+    def json_text(self, text: str) -> None:
+        """Print a JSON document that is text already; what the stream's encoding may lack is escaped as JSON does."""
+        _write((text if _is_utf8(sys.stdout.encoding) else _NOT_ASCII.sub(_escaped, text)) + "\n")
 
     def note(self, text: str) -> None:
         """Print a line to stderr."""
-        self.err.print("\n".join(str(clean(line)) for line in text.split("\n")), markup=False, soft_wrap=True)
+        self._say(Text("\n").join(clean(line) for line in text.split("\n")))
 
     def error(self, message: str, hint: str = "") -> None:
         """Print an error to stderr: one line, and one with what to do."""
-        self.err.print(Text.assemble(("error: ", "bold red"), clean(message)), soft_wrap=True)
+        self._say(Text.assemble(("error: ", "bold red"), clean(message)))
         if hint:
-            self.err.print(Text.assemble(("hint: ", "cyan"), clean(hint)), soft_wrap=True)
+            self._say(Text.assemble(("hint: ", "cyan"), clean(hint)))
+
+    def _say(self, text: Text) -> None:
+        # Where even this cannot be said, the exit code still tells.
+        with suppress(OSError):
+            self.err.print(text, soft_wrap=True)
+
+
+def flush_stdout() -> None:
+    """Hand on what was printed, or say that it cannot be."""
+    with writing():
+        sys.stdout.flush()
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Tell what the stream refuses from other errors of the operating system."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write to standard output: {error.strerror}") from error
+
+
+def abandon_stdout() -> None:
+    """Print nothing from here on: the interpreter must not try again, as it ends, to write what could not be."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def clean(text: str, style: str = "") -> Text:
@@ -124,6 +177,19 @@ def size_text(size_bytes: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
+
+
+def _write(text: str) -> None:
+    with writing():
+        sys.stdout.write(text)
+
+
+def _is_utf8(encoding: str | None) -> bool:
+    return encoding is None or codecs.lookup(encoding).name == "utf-8"
+
+
+def _escaped(character: re.Match[str]) -> str:
+    return json.dumps(character.group())[1:-1]
 
 
 def _console(*, stderr: bool) -> Console:

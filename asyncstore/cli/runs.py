@@ -14,7 +14,7 @@ from asyncstore.cli._command import Session, command
 from asyncstore.cli._output import clean, status_text, time_text
 from asyncstore.cli._tree import run_tree
 from asyncstore.errors import ConfigurationError
-from asyncstore.models import RunSummary
+from asyncstore.models import CREATED, PROCESSING, RunSummary
 from asyncstore.runlog.fragments import Fragment, Kind
 
 __all__ = ["NAME", "app"]
@@ -98,15 +98,31 @@ async def export(
     """Write a run as one JSON document, as magnus and runnable write it."""
     async with session.services() as services:
         run_log = await services.run_log_store.get_run_log_by_id(run_id)
-    text = run_log.model_dump_json(indent=2, warnings="none") + "\n"
+    text = run_log.model_dump_json(indent=2, warnings="none")
     if to is None:
-        sys.stdout.write(text)
+        session.output.json_text(text)
         return
-    await asyncio.to_thread(_write, to, text)
+    await asyncio.to_thread(_write, to, f"{text}\n")
     session.output.note(f"wrote {to}")
 
 
-@command(app, "delete")
+def confirm(session: Session, run_ids: list[str], data: bool, yes: bool) -> None:
+    """Ask whether to delete, unless that is settled."""
+    if yes:
+        return
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise ConfigurationError("nobody can be asked here: give --yes to delete without asking")
+    try:
+        agreed = typer.confirm(f"Delete {clean(', '.join(run_ids))}{' and their data' if data else ''}?", err=True)
+    except typer.Abort:
+        # What comes next begins on a line of its own.
+        session.output.note("")
+        raise
+    if not agreed:
+        raise typer.Exit(1)
+
+
+@command(app, "delete", before=confirm)
 async def delete(
     session: Session,
     run_ids: Annotated[list[str], typer.Argument(metavar="RUN...", help="The runs' ids.")],
@@ -117,23 +133,15 @@ async def delete(
     async with session.services() as services:
         for run_id in run_ids:
             await services.run_log_store.get_run_log_by_id(run_id, full=False)
-        if not yes:
-            await _confirm(f"Delete {', '.join(run_ids)}{' and their data' if data else ''}?")
         for run_id in run_ids:
-            await services.run_log_store.delete_run_log(run_id)
+            # The data first: should that fail, the run is still there to be deleted again.
             if data:
                 await services.catalog.delete(run_id)
+            await services.run_log_store.delete_run_log(run_id)
     if session.as_json:
         session.output.json({"deleted": run_ids, "data": data})
     else:
         session.output.show(clean(f"deleted {', '.join(run_ids)}"))
-
-
-async def _confirm(question: str) -> None:
-    if not sys.stdin.isatty():
-        raise ConfigurationError("nobody can be asked here: give --yes to delete without asking")
-    if not await asyncio.to_thread(typer.confirm, question, err=True):
-        raise typer.Exit(1)
 
 
 def _row(summary: RunSummary) -> tuple[str | Text, ...]:
@@ -164,7 +172,7 @@ def _document(fragment: Fragment) -> dict[str, object]:
 
 def _line(fragment: Fragment) -> Text:
     value = fragment.value
-    line = Text.assemble((f"{datetime.now():%H:%M:%S}  {fragment.kind:<10}", "dim"))
+    line = Text.assemble((f"{_when(fragment):<8}  {fragment.kind:<10}", "dim"))
     if fragment.kind is Kind.PARAMETER:
         scope = f"{fragment.scope}: " if fragment.scope else ""
         return line.append_text(clean(f"{scope}{fragment.name}={fragment.body.decode()}"))
@@ -173,6 +181,25 @@ def _line(fragment: Fragment) -> Text:
     if value.get("message"):
         line.append("  ").append_text(clean(str(value["message"]), "red"))
     return line
+
+
+def _when(fragment: Fragment) -> str:
+    """Return the local time of what the fragment says, "" if it does not tell."""
+    time = fragment.created_at
+    if fragment.kind is Kind.PARAMETER or fragment.value.get("status") not in {CREATED, PROCESSING}:
+        # Its time is that of the first writing, and this may be a later one.
+        time = None
+    if fragment.kind is Kind.STEP_LOG and fragment.value.get("attempts"):
+        attempt = fragment.value["attempts"][-1]
+        time = _parsed(str(attempt.get("end_time") or attempt.get("start_time")))
+    return "" if time is None else f"{time.astimezone():%H:%M:%S}"
+
+
+def _parsed(time: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(time)
+    except ValueError:
+        return None
 
 
 def _write(path: Path, text: str) -> None:

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from asyncstore.recorder._owner import Owner
     from asyncstore.runlog.base import RunLogStore
 
-__all__ = ["Block", "Recording", "close_attempt", "outcome_of"]
+__all__ = ["Block", "Recording", "close_attempt", "outcome_of", "to_the_end"]
 
 RECORD_DEADLINE_S = 60.0
-"""Longest that writing how a block ended may take: a little more than a store goes on trying."""
+"""Longest that a write may hold up a cancelled block: a little more than a store goes on trying."""
 
 
 @dataclass(slots=True)
@@ -114,7 +114,7 @@ class Block(ABC):
     async def _finish(self, error: BaseException | None) -> None:
         # The block's own error comes first: that it could not be recorded is a note on it.
         try:
-            await _to_the_end(self._end(error))
+            await to_the_end(self._end(error))
         except Exception as failure:
             if error is None:
                 raise
@@ -143,12 +143,13 @@ def outcome_of(error: BaseException | None) -> str:
     return SUCCESS if error is None else FAIL
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")
-
-
-async def _to_the_end(write: Awaitable[None]) -> None:
+async def to_the_end(write: Awaitable[None]) -> None:
+    """Await ``write`` though the block is cancelled meanwhile; the cancellation is raised when the write is over."""
     try:
         await shielded(write, deadline_s=RECORD_DEADLINE_S)
     except TimeoutError as error:
-        raise UnavailableError(f"the run log took longer than {RECORD_DEADLINE_S:.0f} s to note an end") from error
+        raise UnavailableError(f"the run log took longer than {RECORD_DEADLINE_S:.0f} s to answer") from error
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")

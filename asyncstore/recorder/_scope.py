@@ -10,7 +10,7 @@ from asyncstore.errors import ClosedError
 from asyncstore.models import FAIL, PROCESSING, BranchLog, RunLog
 from asyncstore.names import check_name
 from asyncstore.recorder._owner import Owner
-from asyncstore.recorder._recording import Block, Recording, outcome_of
+from asyncstore.recorder._recording import Block, Recording, outcome_of, to_the_end
 from asyncstore.recorder._step import StepRecorder
 
 if TYPE_CHECKING:
@@ -124,7 +124,8 @@ class RunRecorder(Scope):
 
     async def _start(self) -> None:
         store = self._recording.store
-        self._run_log = await store.create_run_log(self.run_id, status=PROCESSING, **self._header)
+        # Cancelled meanwhile, it must know whether the run is there and its own: if so, it has failed.
+        await to_the_end(self._create())
         try:
             if self._run_config:
                 await store.set_run_config(self.run_id, self._run_config)
@@ -133,6 +134,10 @@ class RunRecorder(Scope):
         except Exception as error:
             await self._finish(error)
             raise
+
+    async def _create(self) -> None:
+        create = self._recording.store.create_run_log
+        self._run_log = await create(self.run_id, status=PROCESSING, **self._header)
 
     async def _end(self, error: BaseException | None) -> None:
         if self._run_log is not None:
@@ -170,7 +175,7 @@ class BranchRecorder(Scope):
                 await self._owner.started()
             await self._write()
         except Exception:
-            await self._leave_owner(FAIL)
+            await to_the_end(self._leave_owner(FAIL))
             raise
 
     async def _end(self, error: BaseException | None) -> None:

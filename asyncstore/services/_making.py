@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asyncstore._core.placeholders import fill
+from asyncstore._core.placeholders import escape, fill
 from asyncstore.errors import ConfigurationError
 from asyncstore.services.configuration import TYPES, ServiceConfiguration
 
@@ -23,6 +24,8 @@ __all__ = ["make_catalog", "make_run_log_store", "make_secrets", "make_tables"]
 
 EMBEDDED_FOLDER = Path(".asyncstore")
 """Where the embedded default keeps everything, below the working folder."""
+
+EMBEDDED_DATABASE = "run_logs.db"
 
 
 async def make_secrets(configuration: Configuration) -> SecretsProvider:
@@ -46,8 +49,13 @@ async def make_run_log_store(configuration: Configuration, secrets: SecretSource
 
 async def make_catalog(configuration: Configuration, secrets: SecretSource) -> Catalog:
     """Make the catalog, not yet open, its placeholders filled."""
-    wanted = configuration.catalog or await _embedded_catalog()
-    catalog: Catalog = await _made("catalog", wanted, await _filled(wanted.options, secrets))
+    wanted = configuration.catalog
+    if wanted is None:
+        # As it is: its path may hold what looks like a placeholder.
+        wanted = await _embedded_catalog()
+        catalog: Catalog = await _made("catalog", wanted, wanted.options)
+    else:
+        catalog = await _made("catalog", wanted, await _filled(wanted.options, secrets))
     return catalog
 
 
@@ -58,6 +66,7 @@ async def make_tables(configuration: Configuration, secrets: SecretSource, conne
     Raises:
         ConfigurationError: the run log is not in a database, or see :func:`asyncstore.create_tables`.
     """
+    embedded = not connection_string and configuration.run_log_store is None
     wanted = configuration.run_log_store or await _embedded_database()
     if connection_string:
         wanted = ServiceConfiguration("db", {"connection_string": connection_string})
@@ -66,14 +75,15 @@ async def make_tables(configuration: Configuration, secrets: SecretSource, conne
     store: RunLogStore = await _made("run_log_store", wanted, {**wanted.options, "secrets": secrets})
     create_tables = await asyncio.to_thread(load, "asyncstore.runlog.db:create_tables")
     await create_tables(**wanted.options, secrets=secrets)
-    return store.location
+    # Until it is open, a store knows its place only as written, with the dollar signs of a path escaped.
+    return str(await asyncio.to_thread(_embedded_folder) / EMBEDDED_DATABASE) if embedded else store.location
 
 
 async def _embedded_database() -> ServiceConfiguration:
-    database = (await asyncio.to_thread(_embedded_folder)) / "run_logs.db"
+    database = (await asyncio.to_thread(_embedded_folder)) / EMBEDDED_DATABASE
     # What a path needs escaped in a URL differs between versions of SQLAlchemy.
     url = (await asyncio.to_thread(load, "sqlalchemy.engine:URL")).create("sqlite", database=str(database))
-    return ServiceConfiguration("db", {"connection_string": url.render_as_string()})
+    return ServiceConfiguration("db", {"connection_string": escape(url.render_as_string())})
 
 
 async def _embedded_catalog() -> ServiceConfiguration:
@@ -97,11 +107,21 @@ def _embedded_folder() -> Path:
 async def _made(service: str, wanted: ServiceConfiguration, options: Mapping[str, Any]) -> Any:
     try:
         # In a thread: it imports, and folders are made absolute.
-        return await asyncio.to_thread(lambda: load(TYPES[service][wanted.type])(**options))
+        return await asyncio.to_thread(_make, service, wanted, options)
     except ConfigurationError as error:
         if not wanted.where:
             raise
         raise ConfigurationError(f"{wanted.where}: {error}") from error
+
+
+def _make(service: str, wanted: ServiceConfiguration, options: Mapping[str, Any]) -> Any:
+    cls = load(TYPES[service][wanted.type])
+    # Only settings can be configured, and not the objects that a program may give beside them.
+    given = inspect.signature(cls.__init__).parameters.values()
+    for parameter in given:
+        if parameter.kind is not parameter.VAR_KEYWORD and parameter.name in wanted.options:
+            raise ConfigurationError(f"{service} {wanted.type!r}: unknown key {parameter.name!r}")
+    return cls(**options)
 
 
 def load(home: str) -> Any:

@@ -111,9 +111,22 @@ def parse_configuration(document: object, where: str) -> Configuration:
     return Configuration(**{service: _parse_service(service, document[key], where) for service, key in spelled.items()})
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a mapping that gives a key twice, of which YAML's own loader silently takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(problem="a key is given twice", problem_mark=key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _load_yaml(path: Path) -> object:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError as error:
         raise ConfigurationError(f"there is no configuration file {path.absolute()}") from error
     except OSError as error:
@@ -123,7 +136,7 @@ def _load_yaml(path: Path) -> object:
         line = f" line {mark.line + 1}" if mark else ""
         # The error quotes the line, and its problem words of it: either may be a password.
         problem = re.sub(r"'[^']*'|\"[^\"]*\"", "…", error.problem or error.context or "")
-        raise ConfigurationError(f"{path}:{line} is not YAML: {problem}") from None
+        raise ConfigurationError(f"{path}:{line} is not usable YAML: {problem}") from None
     except (yaml.YAMLError, UnicodeDecodeError):
         raise ConfigurationError(f"{path}: is not YAML text in UTF-8") from None
 

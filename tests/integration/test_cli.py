@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
+import pty
+import shlex
 import signal
 import socket
 import subprocess
 import sys
+import termios
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +129,23 @@ def test_runs_watch_ends_with_the_run(recorded: str, capsys: pytest.CaptureFixtu
     assert lines[-1].endswith("RunLog    ✓ SUCCESS  r")
 
 
+def test_runs_watch_says_when_it_was_and_not_when_it_is_read(
+    recorded: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def back_date() -> None:
+        async with open_services() as services:
+            step = await services.run_log_store.get_step_log("load", "r")
+            step.attempts[0].end_time = datetime(2020, 1, 2, 3, 4, 5).astimezone().isoformat()
+            await services.run_log_store.add_step_log(step, "r")
+
+    asyncio.run(back_date())
+    assert run(["runs", "watch", "r"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "03:04:05  StepLog   ✓ SUCCESS  load" in lines
+    assert "          Parameter lr=0.1" in lines
+    assert lines[-1] == "          RunLog    ✓ SUCCESS  r"
+
+
 def test_runs_watch_as_json_goes_on_from_a_cursor(recorded: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["runs", "watch", "r", "--json"]) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -145,9 +167,57 @@ def test_runs_delete(recorded: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, "--yes" in error) == (2, True)
     assert failed(capsys, "runs", "delete", "r", "nope", "--yes")[0] == 3
     assert run(["runs", "delete", "r", "--yes", "--data"]) == 0
-    assert run(["catalog", "list", "r", "--json"]) == 0
-    assert capsys.readouterr().out == "deleted r\n[]\n"
+    assert capsys.readouterr().out == "deleted r\n"
+    assert failed(capsys, "catalog", "list", "r")[0] == 3
     assert failed(capsys, "runs", "show", "r")[0] == 3
+
+
+def test_runs_delete_takes_the_data_first(
+    recorded: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def refuse(catalog: asyncstore.Catalog, run_id: str) -> None:
+        raise asyncstore.UnavailableError("the catalog is down")
+
+    with monkeypatch.context() as down:
+        down.setattr(asyncstore.Catalog, "delete", refuse)
+        assert failed(capsys, "runs", "delete", "r", "--yes", "--data")[0] == 5
+    assert run(["runs", "delete", "r", "--yes", "--data"]) == 0
+    assert capsys.readouterr().out == "deleted r\n"
+
+
+@pytest.mark.parametrize(
+    ("keys", "code", "last"),
+    [(b"\x03", 130, "interrupted"), (b"\x04", 130, "interrupted"), (b"n\n", 1, ""), (b"y\n", 0, "deleted r")],
+    ids=["ctrl-c", "ctrl-d", "no", "yes"],
+)
+def test_runs_delete_asks(recorded: str, keys: bytes, code: int, last: str) -> None:
+    ours, theirs = pty.openpty()
+    with (
+        os.fdopen(ours, "r+b", buffering=0) as keyboard,
+        subprocess.Popen(
+            command("runs", "delete", "r"),
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            preexec_fn=lambda: become_foreground(theirs),
+        ) as deleting,
+    ):
+        os.close(theirs)
+        assert deleting.stderr is not None
+        asked = b""
+        while not asked.endswith(b"[y/N]:"):
+            asked += deleting.stderr.read(1) or pytest.fail(asked.decode())
+        keyboard.write(keys)
+        printed, errors = deleting.communicate(timeout=30)
+    assert asked == b"Delete r? [y/N]:"
+    assert (deleting.returncode, (printed + errors).decode().strip()) == (code, last)
+
+
+def become_foreground(terminal: int) -> None:
+    """Let a terminal's keys reach this process as signals."""
+    os.setsid()
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
 
 
 def test_catalog_there_and_back(working_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,6 +230,39 @@ def test_catalog_there_and_back(working_folder: Path, capsys: pytest.CaptureFixt
     assert run(["catalog", "get", "s", "*.csv", "--json"]) == 0
     assert [entry["catalog_relative_path"] for entry in json.loads(capsys.readouterr().out)] == ["s/data/a.csv"]
     assert Path("data/a.csv").read_text() == "data/a.csv"
+
+
+@pytest.mark.parametrize("transfer", [["put", "r"], ["get", "r"], ["sync", "r", "s"]])
+def test_catalog_says_what_was_unchanged(
+    working_folder: Path, capsys: pytest.CaptureFixture[str], transfer: list[str]
+) -> None:
+    where = f"{'from' if transfer[0] == 'get' else 'in'} {working_folder}/.asyncstore/catalog"
+    write("data/a.csv", "data/sub/b.txt")
+    assert run(["catalog", "put", "r"]) == 0
+    run(["catalog", *transfer])
+    capsys.readouterr()
+    assert run(["catalog", *transfer]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"2 files {where}, all unchanged"
+    if transfer[0] == "put":
+        Path("data/a.csv").write_text("new")
+        assert run(["catalog", *transfer]) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == f"2 files {where}, 1 unchanged"
+
+
+def test_catalog_list_of_nothing(config: Callable[[dict[str, Any]], str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, error, _ = failed(capsys, "catalog", "list", "nope", "--json")
+    assert (code, "run 'nope' has no data in " in error) == (3, True)
+    path = config({"catalog": {"type": "do-nothing"}})
+    assert run(["--config", path, "catalog", "list", "nope", "--json"]) == 0
+    assert capsys.readouterr().out == "[]\n"
+
+
+@pytest.mark.parametrize("arguments", [["put", "**", "r"], ["get", "**", "r"], ["get", "sub/*", "r"], ["get", "[a]"]])
+def test_catalog_with_run_and_pattern_swapped(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    write("data/a.csv")
+    code, error, _ = failed(capsys, "catalog", *arguments)
+    assert code in {2, 3}
+    assert f"the run comes first: asyncstore catalog {arguments[0]} RUN [PATTERN]..." in error
 
 
 def test_catalog_put_of_another_folder(capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,7 +278,8 @@ def test_catalog_put_of_another_folder(capsys: pytest.CaptureFixture[str]) -> No
         (["runs", "show", "nope"], 3, "error: run log 'nope' not found in "),
         (["runs", "watch", "nope"], 3, "error: run log 'nope' not found in "),
         (["runs", "export", "nope"], 3, "error: run log 'nope' not found in "),
-        (["catalog", "get", "nope"], 3, "error: nothing in "),
+        (["catalog", "get", "nope"], 3, "error: run 'nope' has no data in "),
+        (["catalog", "list", "nope"], 3, "error: run 'nope' has no data in "),
         (["catalog", "put", "nope"], 3, "error: compute data folder 'data"),
         (["runs", "show", "a/b"], 2, "error: run id 'a/b' is not usable"),
         (["runs", "list", "--since", "yesterday"], 2, "error: --since 'yesterday' is not a time"),
@@ -374,3 +478,43 @@ def test_a_reader_that_has_seen_enough_is_no_error(recorded: str) -> None:
         watch.stdout.close()
         assert watch.stderr is not None
         assert watch.stderr.read() == ""
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8", "utf-16"])
+def test_json_is_valid_in_every_encoding(working_folder: Path, encoding: str) -> None:
+    name = "🚀é\x1b\u2028"
+
+    async def record() -> None:
+        async with open_services() as services, services.run("r", tag="é🚀", parameters={name: name}):
+            pass
+
+    asyncio.run(record())
+    for arguments in (["list"], ["show", "r"], ["export", "r"], ["watch", "r"]):
+        done = subprocess.run(
+            command("runs", *arguments, *(["--json"] if arguments[0] != "export" else [])),
+            capture_output=True,
+            env={**environment(), "PYTHONIOENCODING": encoding},
+            check=True,
+        )
+        printed = done.stdout.decode(encoding)
+        documents = printed.split("\n")[:-1] if arguments[0] == "watch" else [printed]
+        assert [json.loads(document) for document in documents]
+        assert encoding == "utf-8" or printed.isascii()
+        if arguments[0] in {"show", "export"}:
+            assert json.loads(printed)["parameters"] == {name: name}
+
+
+@pytest.mark.parametrize("arguments", [["runs", "list"], ["runs", "export", "r"], ["--version"], ["--help"], []])
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        (">&-", "error: standard output is closed: send it to a file, or to /dev/null\n"),
+        (">/dev/full", "error: cannot write to standard output: No space left on device\n"),
+    ],
+)
+def test_output_that_goes_nowhere_is_one_line_and_a_code(
+    recorded: str, arguments: list[str], where: str, message: str
+) -> None:
+    shell = f"exec {shlex.join(command(*arguments))} {where}"
+    done = subprocess.run(["sh", "-c", shell], stderr=subprocess.PIPE, text=True, env=environment())
+    assert (done.returncode, done.stderr) == (1, message)

@@ -166,6 +166,21 @@ def test_a_folder_without_text(working_folder: Path, capsys: pytest.CaptureFixtu
     assert len(json.loads(capsys.readouterr().out)) == 1
 
 
+def test_groups_of_similar_names_do_not_share_a_file(working_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    groups = ["a.b", "a_b", "A_b", "ж", "я", "x" * 200]
+    for name in groups:
+        folder = working_folder / "texts" / name
+        folder.mkdir(parents=True)
+        (folder / "words.txt").write_text(f"{name}\n")
+    assert run(["demo", "texts", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    saved = [json.loads(path.read_text()) for path in (working_folder / "data/text_pipeline/groups").iterdir()]
+    assert sorted(part["group"] for part in saved) == sorted(groups)
+    assert {part["files"] for part in saved} == {1}
+    assert found["files_verified"] == len(groups) + 3
+    assert "- 6 files" in found["report"]
+
+
 @pytest.mark.skipif(not EXAMPLE.is_file(), reason="the examples are not beside the tests")
 def test_the_example_runs_on_its_own(working_folder: Path, texts: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(asyncstore.__file__).parents[1])}

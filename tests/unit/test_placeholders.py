@@ -4,7 +4,7 @@ from urllib.parse import quote
 
 import pytest
 
-from asyncstore._core.placeholders import fill, placeholder_names
+from asyncstore._core.placeholders import escape, fill, placeholder_names
 from asyncstore.errors import ConfigurationError
 
 
@@ -23,7 +23,19 @@ class Secrets:
 
 
 def test_only_the_braced_form_is_a_placeholder() -> None:
-    assert placeholder_names("a ${x} $y $$ $${no} ${z-1.b} ${x} $ ${} ${1}") == ["x", "z-1.b"]
+    assert placeholder_names("a ${x} $y $$ $${no} $$${y} ${z-1.b} ${x} $ $}") == ["x", "y", "z-1.b"]
+
+
+@pytest.mark.parametrize("text", ["pg://me:${my secret}@host", "${}", "${1}", "${é}", "${name", "$$${my secret}", "${"])
+async def test_a_malformed_placeholder_is_not_sent_as_a_password(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="begins no placeholder") as caught:
+        await fill(text, Secrets(my="x", name="x"))
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["$", "$$", "${x}", "a$b$${"])
+async def test_what_is_escaped_is_filled_with_nothing(text: str) -> None:
+    assert await fill(escape(text), None) == text
 
 
 async def test_placeholders_are_filled_and_quoted() -> None:

@@ -16,19 +16,21 @@ from asyncstore.errors import (
     AlreadyExistsError,
     ClosedError,
     InvalidValueError,
+    NotFoundError,
     RunLogExistsError,
     RunLogNotFoundError,
     UnavailableError,
 )
 from asyncstore.recorder import RunRecorder
 from asyncstore.runlog.buffered import BufferedRunLogStore
+from asyncstore.runlog.fragments import Kind
 from asyncstore.services import Services, open_services
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Collection, Sequence
 
     from asyncstore.models import RunLog, StepLog
-    from asyncstore.runlog.fragments import Fragment
+    from asyncstore.runlog.fragments import Fragment, FragmentKey
 
 
 @pytest.fixture
@@ -156,6 +158,18 @@ async def test_catalog_entries_land_on_the_step(services: Services) -> None:
     assert [entry.name for entry in put] == [entry.name for entry in got] == ["data/a.csv"]
     assert [(e.stage, e.name) for e in log.steps["write"].data_catalog] == [("put", "data/a.csv")]
     assert [(e.stage, e.name) for e in log.steps["read"].data_catalog] == [("get", "data/a.csv")]
+
+
+async def test_what_is_excluded_or_not_there_is_passed_on(services: Services) -> None:
+    async with services.run() as run, run.step("write") as step:
+        await asyncio.to_thread(_write, "data/a.csv", "data/b.csv")
+        put = await step.put("*.csv", exclude="b.*")
+        assert await step.put("*.parquet", allow_no_match=True) == []
+        got = await step.get("**", exclude=["a.*"], allow_no_match=True)
+        with pytest.raises(NotFoundError):
+            await step.get("*.parquet")
+    assert ([entry.name for entry in put], got) == (["data/a.csv"], [])
+    assert [e.name for e in (await read(services, run)).steps["write"].data_catalog] == ["data/a.csv"]
 
 
 async def test_a_file_put_twice_is_one_entry(services: Services) -> None:
@@ -294,6 +308,79 @@ async def test_cancelled_while_entering_does_not_stay_at_processing(services: Se
             with pytest.raises(asyncio.CancelledError):
                 await task
         assert (await run.read()).steps["slow"].status == "FAIL"
+
+
+class SlowAnswerStore(BufferedRunLogStore):
+    """Writes a new run and answers when the gate opens; ``reached`` says that it is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.reached = asyncio.Event()
+
+    async def _insert(self, run_id: str, fragments: Sequence[Fragment]) -> Collection[FragmentKey]:
+        found = await super()._insert(run_id, fragments)
+        self.reached.set()
+        await self.gate.wait()
+        return found
+
+
+async def cancel_while_entered(store: SlowAnswerStore, run: RunRecorder) -> None:
+    store.gate.clear()
+    store.reached.clear()
+    task = asyncio.create_task(run.__aenter__())
+    await store.reached.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    store.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_run_cancelled_while_it_is_created_has_failed(services: Services) -> None:
+    async with SlowAnswerStore() as store:
+        run = RunRecorder(store, services.catalog, parameters={"x": 1})
+        await cancel_while_entered(store, run)
+        assert (await run.read()).status == "FAIL"
+
+
+async def test_somebody_elses_run_is_not_touched_by_a_cancelled_one(services: Services) -> None:
+    async with SlowAnswerStore() as store:
+        store.gate.set()
+        await store.create_run_log("r", status="PROCESSING")
+        await cancel_while_entered(store, RunRecorder(store, services.catalog, "r"))
+        assert (await store.get_run_log_by_id("r")).status == "PROCESSING"
+
+
+class RefusingStore(GatedStore):
+    """Refuses branches, and then holds further writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused = asyncio.Event()
+
+    async def _upsert(self, run_id: str, fragments: Sequence[Fragment]) -> None:
+        if any(fragment.kind is Kind.BRANCH_LOG for fragment in fragments):
+            self.gate.clear()
+            self.reached.clear()
+            self.refused.set()
+            raise UnavailableError("no branches today")
+        await super()._upsert(run_id, fragments)
+
+
+async def test_cancelled_while_leaving_a_branch_that_could_not_start(services: Services) -> None:
+    async with RefusingStore() as store:
+        async with RunRecorder(store, services.catalog) as run:
+            task = asyncio.create_task(run.branch("fan", "a").__aenter__())
+            await store.refused.wait()
+            await store.reached.wait()
+            task.cancel()
+            await asyncio.sleep(0)
+            store.gate.set()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            store.gate.set()
+        assert (await run.read()).steps["fan"].status == "FAIL"
 
 
 async def test_cancelled_while_leaving_still_records_success(services: Services) -> None:

@@ -99,8 +99,13 @@ async def test_an_empty_file_is_no_configuration(config_file: Path) -> None:
         ("run_log_store: {type: 3}", "unknown type 3, did you mean 's3'?"),
         ("secrets: {type: aws-secrets-manager}", "'aws-secrets-manager' is not available yet"),
         ("[1, 2]", "must be a mapping of services, not list"),
-        ("a: b: hunter2", "line 1 is not YAML"),
-        ("a: *hunter2", "line 1 is not YAML"),
+        ("a: b: hunter2", "line 1 is not usable YAML"),
+        ("a: *hunter2", "line 1 is not usable YAML"),
+        ("catalog: {type: s3}\ncatalog: {type: do-nothing}", "line 2 is not usable YAML: a key is given twice"),
+        (
+            "catalog:\n  type: s3\n  config:\n    a: 1\n    hunter2: 1\n    'hunter2': 2",
+            "line 6 is not usable YAML: a key is given twice",
+        ),
     ],
 )
 async def test_a_wrong_configuration_names_file_and_fault(config_file: Path, text: str, message: str) -> None:
@@ -129,6 +134,45 @@ async def test_an_unknown_option_names_the_nearest_and_the_file(config_file: Pat
     with pytest.raises(ConfigurationError, match="unknown key 'catalog_locaton', did you mean 'catalog_location'") as e:
         await open_services(config_file).open()
     assert str(config_file) in str(e.value)
+
+
+async def test_yaml_may_merge_mappings(config_file: Path) -> None:
+    write(config_file, "catalog: &c {type: do-nothing, config: {}}\nsecrets: {<<: *c, config: }\n")
+    assert (await read_configuration(config_file)).secrets == ServiceConfiguration("do-nothing", {}, str(config_file))
+
+
+@pytest.mark.parametrize(
+    ("service", "name", "key"),
+    [
+        *(("run_log_store", "db", key) for key in ("self", "secrets", "engine", "retry")),
+        *((service, name, "self") for service in TYPES for name in TYPES[service]),
+    ],
+)
+async def test_what_only_programs_may_give_is_no_key(service: str, name: str, key: str) -> None:
+    sections: dict[str, Any] = {"run_log_store": BUFFERED, "catalog": {"type": "do-nothing"}}
+    options = {"connection_string": "sqlite:///x.db"} if name == "db" else {}
+    sections[service] = {"type": name, "config": {**options, key: "x"}}
+    with pytest.raises(ConfigurationError, match=f"unknown key '{key}'"):
+        await open_services(sections).open()
+    if name == "db":
+        async with DoNothingSecrets() as secrets:
+            with pytest.raises(ConfigurationError, match=f"unknown key '{key}'"):
+                await make_tables(await read_configuration(sections), secrets)
+
+
+@pytest.mark.parametrize("name", ["a$$b", "${x}", "a${b", "$"])
+async def test_the_embedded_default_works_below_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    odd = make_folder(tmp_path / name)
+    monkeypatch.chdir(odd)
+    async with open_services() as services, services.run("r"):
+        locations = (services.run_log_store.location, services.catalog.location)
+    assert all(f"{tmp_path}/{name}/.asyncstore/" in location for location in locations)
+    assert os.listdir(tmp_path) == [name]
+    assert "run_logs.db" in os.listdir(odd / ".asyncstore")
+    async with DoNothingSecrets() as secrets:
+        assert f"{tmp_path}/{name}/.asyncstore/" in await make_tables(Configuration(), secrets)
 
 
 @pytest.mark.parametrize(("service", "name"), [(service, name) for service in TYPES for name in TYPES[service]])
