@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from datetime import UTC
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -39,6 +40,13 @@ class Reader:
         self._database = database
         self._table = table
         self._policy = policy
+        self._reading = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    async def aclose(self) -> None:
+        """Wait until what is being read has been read; a connection in use would outlive its engine."""
+        await self._quiet.wait()
 
     async def check(self) -> None:
         """
@@ -115,7 +123,14 @@ class Reader:
                 async with _checked_out(self._database) as connection:
                     return await work(connection)
 
-        return await retrying(attempt, self._policy)
+        self._reading += 1
+        self._quiet.clear()
+        try:
+            return await retrying(attempt, self._policy)
+        finally:
+            self._reading -= 1
+            if not self._reading:
+                self._quiet.set()
 
 
 def aware(stamp: datetime | None) -> datetime | None:

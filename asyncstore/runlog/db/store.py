@@ -130,6 +130,7 @@ class DBRunLogStore(RunLogStore):
         table = log_table(self._settings.table_schema)
         await asyncio.to_thread(require_file, locate(database.engine.url))
         reader = Reader(database, table, self._retry)
+        stack.push_async_callback(reader.aclose)
         await reader.check()
         writer = _WRITERS.get(database.engine.url.drivername, CoreWriter)(database, table, self._retry)
         stack.push_async_callback(writer.aclose)
