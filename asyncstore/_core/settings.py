@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from asyncstore.errors import ConfigurationError
 
@@ -21,6 +22,14 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True, validate_default=True
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_paths(cls, options: Any) -> Any:
+        """Take path objects wherever a path is meant."""
+        if not isinstance(options, dict):
+            return options
+        return {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in options.items()}
 
     @classmethod
     def parse(cls, options: Mapping[str, Any], where: str) -> Self:
