@@ -57,6 +57,9 @@ CREATOR = "asyncstore-creator"
 SETTLE_S = 0.1
 """Least time a creator waits there before it looks whose write stands."""
 
+SETTLE_LOOKS = 10
+"""How often it looks, while it sees nothing at all."""
+
 STAMPS_KEPT = 65_536
 """Creation times remembered, of the fragments written or read last."""
 
@@ -272,11 +275,19 @@ class ChunkedRunLogStore(ObjectRunLogStore):
             mark, started = secrets.token_hex(16), time.monotonic()
             data = encode_object(stamped.fragment, stamped.now)
             await self._objects.put(object_key, data, metadata={CREATOR: mark})
-            await asyncio.sleep(max(SETTLE_S, 4 * (time.monotonic() - started)))
-            if (await self._objects.head(object_key)).metadata.get(CREATOR) != mark:
+            settle_s = max(SETTLE_S, 4 * (time.monotonic() - started))
+            if await self._creator(object_key, settle_s) != mark:
                 return False
             self._remember(object_key, stamped.now)
             return True
+
+    async def _creator(self, object_key: str, settle_s: float) -> str | None:
+        """Return the mark on what stands after a wait; such storage may lose sight of it meanwhile, so look again."""
+        for _ in range(SETTLE_LOOKS):
+            await asyncio.sleep(settle_s)
+            with contextlib.suppress(NotFoundError):
+                return (await self._objects.head(object_key)).metadata.get(CREATOR)
+        return None
 
     async def _make_room(self, run_id: str) -> None:
         """

@@ -116,7 +116,7 @@ def rclone_server() -> Iterator[S3Server]:
     server = S3Server("")
     with tempfile.TemporaryDirectory(prefix="asyncstore-rclone-") as folder:
         options = ["--addr", "127.0.0.1:0", "--auth-key", f"{server.access_key},{server.secret_key}"]
-        # What rclone remembers wrongly, of a file read while it was written, is to be forgotten within our retries.
+        # What rclone remembers wrongly, of a file listed while it was written, is to be forgotten within our retries.
         plain = ["--config", "", "--vfs-cache-mode", "off", "--dir-cache-time", "1s"]
         with _running([_executable("rclone"), "serve", "s3", *options, *plain, folder]) as url:
             yield S3Server(url, folder=Path(folder))

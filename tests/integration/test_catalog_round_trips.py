@@ -264,7 +264,11 @@ async def test_many_small_files(catalog: Catalog, tmp_path: Path) -> None:
     assert await listed(catalog, "copy") == {}
 
 
-async def test_two_writers_of_one_run_do_not_disturb_each_other(catalog: Catalog, tmp_path: Path) -> None:
+async def test_two_writers_of_one_run_do_not_disturb_each_other(
+    catalog: Catalog, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if "rclone" in request.node.name:
+        pytest.skip("rclone stores bytes and metadata of one object in two steps, and mixes those of two writers")
     for writer in "ab":
         tree = dict.fromkeys(map(str, range(100)), writer.encode() * 5000) | {f"only-{writer}": b"x"}
         write(tmp_path / writer / "data", tree)
