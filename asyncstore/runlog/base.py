@@ -228,7 +228,7 @@ class RunLogStore(Resource):
         """
 
         def change(header: Fragment) -> Fragment:
-            return self._changed(RunLog, header, {"status": status})
+            return _changed(header, {"status": status})
 
         self._check_open()
         await self._modify(check_run_id(run_id), HEADER, change)
@@ -318,7 +318,7 @@ class RunLogStore(Resource):
         def change(header: Fragment) -> Fragment:
             current = self._model(RunLog, header)
             merged = {**(current.run_config if current else {}), **run_config}
-            return self._changed(RunLog, header, {"run_config": merged})
+            return _changed(header, {"run_config": merged})
 
         self._check_open()
         await self._modify(check_run_id(run_id), HEADER, change)
@@ -500,15 +500,15 @@ class RunLogStore(Resource):
         model = None if fragment is None else to_model(fragment)
         return model if isinstance(model, cls) else None
 
-    def _changed(self, cls: type[Model], fragment: Fragment, fields: Mapping[str, Any]) -> Fragment:
-        model = to_model(fragment)
-        return fragment_of(model.model_copy(update=dict(fields)))
-
     @staticmethod
     def _has_ended(header: Fragment) -> bool:
         with contextlib.suppress(AsyncStoreError):
             return header.value.get("status") in TERMINAL_STATUSES
         return False
+
+
+def _changed(fragment: Fragment, fields: Mapping[str, Any]) -> Fragment:
+    return fragment_of(to_model(fragment).model_copy(update=dict(fields)))
 
 
 def _utc(time: datetime | None) -> datetime | None:
