@@ -74,6 +74,18 @@ class CredentialProvider:
         role = f" as {self._role_arn}" if self._role_arn else ""
         return f"<CredentialProvider {self._settings.aws_profile or 'default chain'}{role}>"
 
+    @property
+    def current(self) -> Credentials:
+        """
+        What :meth:`get` returned last.
+
+        Raises:
+            CredentialsError: it has not been awaited yet.
+        """
+        if self._current is None:
+            raise CredentialsError("no credentials have been looked for yet")
+        return self._current
+
     async def get(self) -> Credentials:
         """
         Return credentials that are valid now.
@@ -90,8 +102,7 @@ class CredentialProvider:
         async with self._lock:
             if self._current is None or _due(self._refresh_at):
                 await self._refresh()
-        assert self._current is not None
-        return self._current
+        return self.current
 
     async def _refresh(self) -> None:
         try:

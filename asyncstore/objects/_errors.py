@@ -24,7 +24,7 @@ from asyncstore.errors import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["RangeIgnoredError", "from_file_error", "from_obstore", "from_s3_code", "no_answer"]
+__all__ = ["RangeIgnoredError", "code_in", "from_file_error", "from_obstore", "from_s3_code", "no_answer"]
 
 
 class RangeIgnoredError(IntegrityError):
@@ -41,11 +41,14 @@ _BY_CODE: Mapping[str, type[AsyncStoreError]] = {
     "AccessDenied": AccessDeniedError,
     "AllAccessDisabled": AccessDeniedError,
     "AuthorizationHeaderMalformed": ConfigurationError,
+    "BadDigest": IntegrityError,
     "ConditionalRequestConflict": UnavailableError,
     "ExpiredToken": CredentialsError,
     "InternalError": UnavailableError,
     "InvalidAccessKeyId": CredentialsError,
     "InvalidBucketName": ConfigurationError,
+    "InvalidRange": IntegrityError,
+    "InvalidDigest": IntegrityError,
     "InvalidToken": CredentialsError,
     "NoSuchBucket": ConfigurationError,
     "NoSuchKey": NotFoundError,
@@ -59,6 +62,7 @@ _BY_CODE: Mapping[str, type[AsyncStoreError]] = {
     "SignatureDoesNotMatch": CredentialsError,
     "SlowDown": UnavailableError,
     "TokenRefreshRequired": CredentialsError,
+    "XAmzContentChecksumMismatch": IntegrityError,
 }
 _BY_STATUS: Mapping[int, type[AsyncStoreError]] = {
     301: ConfigurationError,
@@ -70,6 +74,7 @@ _BY_STATUS: Mapping[int, type[AsyncStoreError]] = {
     408: UnavailableError,
     409: UnavailableError,
     412: ConflictError,
+    416: IntegrityError,
     429: UnavailableError,
     500: UnavailableError,
     501: ConfigurationError,
@@ -124,6 +129,12 @@ def from_obstore(error: Exception, what: str) -> AsyncStoreError:
         return RangeIgnoredError(f"{what}: the server does not mark its answer as a range")
     unsent = "(Connect)" in text or "ConnectError" in text or "dns error" in text
     return no_answer(f"{what}: {_transport_reason(text)}", sent=not unsent)
+
+
+def code_in(body: str) -> str:
+    """Return S3's code in the body of an error, empty if it names none."""
+    found = _CODE.search(body)
+    return found[1] if found else ""
 
 
 def from_s3_code(

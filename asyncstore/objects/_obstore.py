@@ -1,37 +1,44 @@
-"""What S3 and memory have in common: obstore carries whole objects, ranges and listings."""
+"""
+What S3 and memory have in common: obstore carries whole objects, ranges and listings.
+
+Its blocking functions are called from threads of our own; :mod:`asyncstore._core.bridge` says why.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import obstore
 from obstore import exceptions as obs
 
+from asyncstore._core.bridge import CallPool
 from asyncstore._core.retry import DEFAULT_RETRY, RetryPolicy, retrying
 from asyncstore.errors import (
-    AlreadyExistsError,
     AsyncStoreError,
     ClosedError,
     ConflictError,
     IntegrityError,
     NotFoundError,
-    OutcomeUnknownError,
-    UnavailableError,
 )
 from asyncstore.objects._errors import from_file_error, from_obstore
+from asyncstore.objects._putids import MarkedPut, put_marked
 from asyncstore.objects.base import ANY, PUT_ID, Condition, Listing, ObjectMeta, ObjectStore, check_key
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+    from contextlib import AsyncExitStack
     from pathlib import Path
 
     from obstore.store import ObjectStore as ForeignStore
 
-__all__ = ["ObstoreObjectStore", "canonical_etag", "check_runtime"]
+__all__ = ["ObstoreObjectStore", "canonical_etag"]
+
+R = TypeVar("R")
 
 PAGE = 1000
 _STANDARD_ATTRIBUTES = {
@@ -49,35 +56,63 @@ _runtime_pid = 0
 """The process that runs obstore's threads; a fork would inherit their state and none of them, and wait forever."""
 
 
-def check_runtime() -> None:
-    """
-    Refuse a process that was forked from one that had used obstore.
-
-    Raises:
-        ClosedError: it was.
-    """
+def _take_runtime() -> None:
+    global _runtime_pid
     if _runtime_pid not in {0, os.getpid()}:
         raise ClosedError(
             "this process was forked from one that had used object stores, whose threads it lacks: "
             "use the spawn or forkserver start method"
         )
+    _runtime_pid = os.getpid()
 
 
 class ObstoreObjectStore(ObjectStore):
-    """The verbs on one of obstore's stores; subclasses make it in ``_open`` and set ``_store``."""
+    """
+    The verbs on one of obstore's stores; subclasses make it in ``_open`` and set ``_store``.
 
-    def __init__(self, *, retry: RetryPolicy = DEFAULT_RETRY) -> None:
+    Args:
+        limit: most requests at the same time; further ones wait for their turn.
+        retry: how long to keep trying.
+    """
+
+    def __init__(self, *, limit: int, retry: RetryPolicy = DEFAULT_RETRY) -> None:
         super().__init__()
+        self._limit = limit
         self._retry = retry
         self._attributes: Mapping[str, str] = {}
         self._store: ForeignStore
+        self._pool: CallPool
+        self._abandoned: dict[str, set[asyncio.Future[None]]] = {}
+        # Drawn once: asking the system for randomness lets go of the interpreter lock, and to get it back takes long.
+        self._put_ids = ""
+        self._puts = itertools.count()
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        _take_runtime()
+        self._put_ids = secrets.token_hex(16)
+        self._pool = CallPool(self._limit, self.location)
+        stack.push_async_callback(self._pool.aclose)
+
+    async def _begin(self, *keys: str, writes: bool = False) -> None:
+        """
+        Check that a call with these keys can be made, and make it possible.
+
+        A write waits for earlier ones of its keys that are still under way though their callers were cancelled: none of
+        them may land after it.
+        """
+        self._check_open()
+        for key in keys:
+            check_key(key)
+        if writes and self._abandoned:
+            for key in keys:
+                while ends := self._abandoned.get(key):
+                    await asyncio.wait(ends)
 
     async def put(
         self, key: str, data: bytes, *, condition: Condition = ANY, metadata: Mapping[str, str] | None = None
     ) -> str:
         """Write an object; see :meth:`ObjectStore.put`."""
-        self._check_open()
-        check_key(key)
+        await self._begin(key, writes=True)
         if condition is ANY:
             return await retrying(lambda: self._put_once(key, data, "overwrite", metadata), self._retry)
         return await self._put_conditionally(key, data, condition, dict(metadata or {}))
@@ -86,70 +121,69 @@ class ObstoreObjectStore(ObjectStore):
         self, key: str, *, byte_range: tuple[int, int] | None = None, etag: str = ""
     ) -> tuple[ObjectMeta, bytes]:
         """Read an object; see :meth:`ObjectStore.get`."""
-        self._check_open()
-        check_key(key)
+        await self._begin(key)
         return await retrying(lambda: self._get_once(key, byte_range, etag), self._retry)
 
     async def head(self, key: str) -> ObjectMeta:
         """Describe an object; see :meth:`ObjectStore.head`."""
-        self._check_open()
-        check_key(key)
-        return await retrying(lambda: self._head_once(key), self._retry)
+        await self._begin(key)
 
-    async def list(self, prefix: str) -> AsyncIterator[Sequence[ObjectMeta]]:
+        def ask() -> ObjectMeta:
+            result = obstore.get(self._store, key, options={"head": True})  # type: ignore[typeddict-unknown-key, unused-ignore]
+            return _meta(result.meta, result.attributes)
+
+        return await retrying(lambda: self._called("head", key, ask), self._retry)
+
+    async def list(self, prefix: str) -> AsyncGenerator[Sequence[ObjectMeta], None]:
         """List objects; see :meth:`ObjectStore.list`."""
-        self._check_open()
         stream: Any = None
         last: str | None = None
 
-        async def next_page() -> list[ObjectMeta]:
+        def ask() -> list[ObjectMeta]:
             nonlocal stream
             if stream is None:
                 stream = obstore.list(self._store, prefix or None, offset=last, chunk_size=PAGE)
             try:
-                with self._translated("list", prefix):
-                    return [_meta(item) for item in await stream.__anext__()]
-            except StopAsyncIteration:
-                return []
-            except UnavailableError:
+                return [_meta(item) for item in next(stream, ())]
+            except BaseException:
                 # What was listed stays listed: the next attempt goes on after it.
                 stream = None
                 raise
 
-        while page := await retrying(next_page, self._retry):
+        while True:
+            await self._begin()
+            page = await retrying(lambda: self._called("list", prefix, ask), self._retry)
+            if not page:
+                return
             last = page[-1].key
             yield page
 
     async def list_folder(self, prefix: str) -> Listing:
         """List one level; see :meth:`ObjectStore.list_folder`."""
-        self._check_open()
+        await self._begin()
 
-        async def once() -> Listing:
-            with self._translated("list", prefix):
-                found = await obstore.list_with_delimiter_async(self._store, prefix or None)
+        def ask() -> Listing:
+            found = obstore.list_with_delimiter(self._store, prefix or None)
             folders = [f"{folder.rstrip('/')}/" for folder in found["common_prefixes"]]
             return Listing(folders, [_meta(item) for item in found["objects"]])
 
-        return await retrying(once, self._retry)
+        return await retrying(lambda: self._called("list", prefix, ask), self._retry)
 
     async def delete(self, keys: Collection[str]) -> None:
         """Delete objects; see :meth:`ObjectStore.delete`."""
-        self._check_open()
-        listed = [check_key(key) for key in keys]
+        listed = list(keys)
+        await self._begin(*listed, writes=True)
         for start in range(0, len(listed), PAGE):
             await retrying(lambda batch=listed[start : start + PAGE]: self._delete_once(batch), self._retry)  # type: ignore[misc]
 
     async def copy(self, source: str, target: str) -> None:
         """Copy an object; see :meth:`ObjectStore.copy`."""
-        self._check_open()
-        check_key(source)
-        check_key(target)
+        await self._begin(source, target, writes=True)
 
-        async def once() -> None:
-            with self._translated("copy", source):
-                await obstore.copy_async(self._store, source, target)
+        def ask() -> None:
+            obstore.copy(self._store, source, target)
 
-        await retrying(once, self._retry)
+        await retrying(lambda: self._called("copy", source, ask, writes=[target]), self._retry)
 
     async def put_file(
         self,
@@ -160,6 +194,7 @@ class ObstoreObjectStore(ObjectStore):
         verify: Callable[[], None] | None = None,
     ) -> str:
         """Write a file; see :meth:`ObjectStore.put_file`."""
+        await self._begin(key)
 
         def read() -> bytes:
             data = path.read_bytes()
@@ -168,94 +203,103 @@ class ObstoreObjectStore(ObjectStore):
             return data
 
         try:
-            data = await asyncio.to_thread(read)
+            data = await self._pool.call(read)
         except OSError as error:
             if isinstance(error, AsyncStoreError):
                 raise
             raise from_file_error(error, f"read {path}") from error
         return await self.put(key, data, metadata=metadata)
 
-    async def _put_once(self, key: str, data: bytes, mode: Any, metadata: Mapping[str, str] | None, **more: Any) -> str:
+    async def _put_once(self, key: str, data: bytes, mode: Any, metadata: Mapping[str, str] | None) -> str:
         attributes = {**self._attributes, **(metadata or {})} or None
-        with self._translated("put", key):
-            result = await obstore.put_async(
-                self._store, key, data, mode=mode, attributes=attributes, use_multipart=False, **more
-            )
-        return canonical_etag(result["e_tag"])
+
+        def ask() -> str:
+            result = obstore.put(self._store, key, data, mode=mode, attributes=attributes, use_multipart=False)
+            return canonical_etag(result["e_tag"])
+
+        return await self._called("put", key, ask, writes=[key])
 
     async def _put_conditionally(self, key: str, data: bytes, condition: Condition, metadata: dict[str, str]) -> str:
-        put_id = metadata[PUT_ID] = secrets.token_hex(16)
-        mode = "create" if condition.create else {"e_tag": condition.etag}
-        lost = False
+        mode = await self._mode(key, condition)
+        write = MarkedPut(key, condition, f"{self._put_ids}-{next(self._puts):x}")
+        metadata[PUT_ID] = write.mark
+        return await put_marked(
+            write, lambda: self._put_once(key, data, mode, metadata), lambda: self.head(key), self._retry
+        )
 
-        async def once() -> str:
-            nonlocal lost
-            try:
-                return await self._put_once(key, data, mode, metadata)
-            except UnavailableError as error:
-                lost = lost or error.answer_lost
-                raise
-            except (AlreadyExistsError, ConflictError, NotFoundError):
-                # The refusal may be the echo of our own earlier attempt, whose answer was lost.
-                if lost and (etag := await self._etag_if_mine(key, put_id)):
-                    return etag
-                raise
+    async def _mode(self, key: str, condition: Condition) -> Any:
+        """Return obstore's mode for a put of ``key`` on ``condition``."""
+        return "create" if condition.create else {"e_tag": condition.etag}
 
-        try:
-            return await retrying(once, self._retry)
-        except UnavailableError as error:
-            if not lost:
-                raise
-            raise OutcomeUnknownError(f"{error}; the write may have landed", key) from error
-
-    async def _etag_if_mine(self, key: str, put_id: str) -> str | None:
-        try:
-            meta = await self.head(key)
-        except NotFoundError:
-            return None
-        return meta.etag if meta.metadata.get(PUT_ID) == put_id else None
+    def _if_match(self, etag: str) -> str:
+        """Return what a read of one version says in ``If-Match``; nothing where it had better not say it."""
+        return etag
 
     async def _get_once(self, key: str, byte_range: tuple[int, int] | None, etag: str) -> tuple[ObjectMeta, bytes]:
         options: Any = {}
         if byte_range is not None:
             options["range"] = byte_range
-        if etag:
-            options["if_match"] = etag
-        with self._translated("get", key):
-            result = await obstore.get_async(self._store, key, options=options)
+        if etag and (said := self._if_match(etag)):
+            options["if_match"] = said
+
+        def ask() -> tuple[ObjectMeta, bytes]:
+            result = obstore.get(self._store, key, options=options)
             meta = _meta(result.meta, result.attributes)
             # Some servers ignore If-Match and Range, so what came is checked against what was asked.
             if etag and meta.etag != etag:
                 raise ConflictError(f"get {self._at(key)}: it was replaced meanwhile")
-            data = bytes(await result.bytes_async())
-        start, end = byte_range or (0, meta.size_bytes)
-        if len(data) != min(end, meta.size_bytes) - start:
-            raise IntegrityError(f"get {self._at(key)}: {len(data)} bytes came instead of {end - start}")
-        return meta, data
+            data = bytes(result.bytes())
+            start, end = byte_range or (0, meta.size_bytes)
+            if len(data) != min(end, meta.size_bytes) - start:
+                raise IntegrityError(f"get {self._at(key)}: {len(data)} bytes came instead of {end - start}")
+            return meta, data
 
-    async def _head_once(self, key: str) -> ObjectMeta:
-        with self._translated("head", key):
-            result = await obstore.get_async(self._store, key, options={"head": True})  # type: ignore[typeddict-unknown-key, unused-ignore]
-            return _meta(result.meta, result.attributes)
+        return await self._called("get", key, ask)
 
     async def _delete_once(self, keys: Sequence[str]) -> None:
-        with self._translated("delete", keys[0]), contextlib.suppress(NotFoundError):
-            await obstore.delete_async(self._store, list(keys))
+        def ask() -> None:
+            obstore.delete(self._store, list(keys))
+
+        with contextlib.suppress(NotFoundError):
+            await self._called("delete", keys[0], ask, writes=keys)
+
+    async def _called(self, verb: str, key: str, ask: Callable[[], R], *, writes: Collection[str] = ()) -> R:
+        """
+        Return what ``ask`` returns, called in a thread; ``verb`` and ``key`` say in errors what it was about.
+
+        If the caller is cancelled meanwhile, the keys in ``writes`` take no other write until the call is over.
+        """
+
+        def translated() -> R:
+            try:
+                return ask()
+            except _FOREIGN as error:
+                if isinstance(error, AsyncStoreError):
+                    raise
+                raise from_obstore(error, f"{verb} {self._at(key)}") from error
+
+        call = self._pool.call(translated)
+        try:
+            return await call
+        except asyncio.CancelledError:
+            end = self._pool.abandon(call)
+            if end is not None:
+                self._abandon(writes, end)
+            raise
+
+    def _abandon(self, keys: Collection[str], end: asyncio.Future[None]) -> None:
+        def forget(_: object) -> None:
+            for key in keys:
+                self._abandoned[key].discard(end)
+                if not self._abandoned[key]:
+                    del self._abandoned[key]
+
+        for key in keys:
+            self._abandoned.setdefault(key, set()).add(end)
+        end.add_done_callback(forget)
 
     def _at(self, key: str) -> str:
         return f"{self.location}/{key}"
-
-    @contextlib.contextmanager
-    def _translated(self, verb: str, key: str) -> Iterator[None]:
-        global _runtime_pid
-        check_runtime()
-        _runtime_pid = os.getpid()
-        try:
-            yield
-        except _FOREIGN as error:
-            if isinstance(error, NotFoundError | ConflictError | IntegrityError):
-                raise
-            raise from_obstore(error, f"{verb} {self._at(key)}") from error
 
 
 def canonical_etag(etag: str | None) -> str:

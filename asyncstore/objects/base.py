@@ -10,17 +10,39 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from asyncstore._core.resource import Resource
 from asyncstore.errors import UnsafePathError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
-__all__ = ["ANY", "NEW", "PUT_ID", "Capabilities", "Condition", "Listing", "ObjectMeta", "ObjectStore", "check_key"]
+__all__ = [
+    "ANY",
+    "CLOCK_SKEW",
+    "FULL",
+    "NEW",
+    "PUT_ID",
+    "Capabilities",
+    "Condition",
+    "ETagForm",
+    "Listing",
+    "ObjectMeta",
+    "ObjectStore",
+    "Ranges",
+    "check_key",
+    "sent_etag",
+]
+
+ETagForm: TypeAlias = Literal["quoted", "bare"]
+"""How an ETag goes into ``If-Match``: in its quotes, as HTTP has it, or without them, as some servers want it."""
+
+Ranges: TypeAlias = Literal["proper", "plain", "ignored"]
+"""What a read of a range is answered with: the range, the range with the status of a whole object, a whole object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +55,13 @@ class Condition:
     """The object must still have this ETag."""
 
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_UNUSABLE = re.compile(r"[\x00-\x1f\x7f]|(?:\A|/)\.{0,2}(?:/|\Z)")
 
 PUT_ID = "asyncstore-put-id"
-"""Metadata key of the random mark by which a write knows itself again after a lost answer."""
+"""Metadata key of the mark by which a write knows itself again after a lost answer."""
+
+CLOCK_SKEW = timedelta(minutes=15)
+"""Furthest that a server's clock and ours may be apart: with more, S3 takes no signature (RequestTimeTooSkewed)."""
 
 ANY = Condition()
 NEW = Condition(create=True)
@@ -44,12 +69,18 @@ NEW = Condition(create=True)
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """Which conditions a storage honours, also between processes."""
+    """What a storage honours; conditions also between processes."""
 
     create: bool
     """A put that wants a new key is refused where the key exists."""
     match: bool
     """A put that wants an ETag is refused where the object has another one, and done where it has it."""
+    etag_form: ETagForm = "quoted"
+    """The form in which it must say that ETag; the store sees to it by itself."""
+    ranges: Ranges = "proper"
+    """How ranges are read; the store sees to it by itself, and cannot read them where they are ignored."""
+    checksums: bool = True
+    """A put whose checksum header contradicts its bytes is refused; false also where that could not be found out."""
 
 
 FULL = Capabilities(create=True, match=True)
@@ -76,6 +107,11 @@ class Listing:
     objects: Sequence[ObjectMeta]
 
 
+def sent_etag(etag: str, form: ETagForm) -> str:
+    """Return a quoted ETag in the form in which a server wants it."""
+    return etag if form == "quoted" else etag.strip('"')
+
+
 def check_key(key: str) -> str:
     """
     Return ``key`` if every storage can hold it as it is.
@@ -83,7 +119,7 @@ def check_key(key: str) -> str:
     Raises:
         UnsafePathError: a segment is empty, ``.`` or ``..``, or the key holds a control character.
     """
-    if _CONTROL.search(key) or any(segment in {"", ".", ".."} for segment in key.split("/")):
+    if _UNUSABLE.search(key):
         raise UnsafePathError(f"key {key!r} is not usable: it must be segments between single slashes, not '.' or '..'")
     return key
 
@@ -107,8 +143,8 @@ class ObjectStore(Resource):
         """
         Return what the storage can do beyond plain puts and gets, asking it on the first call.
 
-        Raises:
-            AccessDeniedError: it can only be found out by writing, and writing is denied.
+        Where that can only be found out by writing, and writing is denied, everything is said to be honoured: the next
+        conditional write is denied too, or finds out. No reading verb asks.
         """
         return FULL
 
@@ -122,7 +158,8 @@ class ObjectStore(Resource):
         Raises:
             AlreadyExistsError: ``condition`` wants a new key, and it exists.
             ConflictError: the object's ETag is not the one that ``condition`` wants.
-            OutcomeUnknownError: the answer was lost, and who wrote what is there now cannot be told.
+            OutcomeUnknownError: with a condition: an answer was lost, and it cannot be told whether the object was
+                written; it may have been, and replaced since.
         """
 
     @abstractmethod
@@ -147,7 +184,7 @@ class ObjectStore(Resource):
         """
 
     @abstractmethod
-    def list(self, prefix: str) -> AsyncIterator[Sequence[ObjectMeta]]:
+    def list(self, prefix: str) -> AsyncGenerator[Sequence[ObjectMeta], None]:
         """Yield every object whose key begins with ``prefix`` (which ends in ``/`` or is empty), page by page."""
 
     @abstractmethod

@@ -32,7 +32,7 @@ from asyncstore.objects._errors import from_file_error
 from asyncstore.objects.base import ANY, Condition, Listing, ObjectMeta, ObjectStore, check_key
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
     from contextlib import AsyncExitStack
 
 __all__ = ["FolderObjectStore"]
@@ -109,7 +109,7 @@ class FolderObjectStore(ObjectStore):
 
         return await self._in_thread("head", key, look)
 
-    async def list(self, prefix: str) -> AsyncIterator[Sequence[ObjectMeta]]:
+    async def list(self, prefix: str) -> AsyncGenerator[Sequence[ObjectMeta], None]:
         """List objects; see :meth:`ObjectStore.list`."""
         folders = [prefix]
         while folders:

@@ -10,25 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
-
-from obstore.exceptions import BaseError
-from obstore.store import S3Store
 
 from asyncstore._core.retry import DEFAULT_RETRY, RetryPolicy
 from asyncstore.aws.credentials import CredentialProvider
 from asyncstore.errors import (
-    ConfigurationError,
     ConflictError,
     IntegrityError,
 )
-from asyncstore.objects._boto import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, call, make_client
+from asyncstore.objects._boto import call, make_client
+from asyncstore.objects._bucket import bucket_url, make_store, read_ca_bundle, write_headers
+from asyncstore.objects._endpoint import Endpoint
 from asyncstore.objects._errors import RangeIgnoredError, from_file_error
 from asyncstore.objects._multipart import PART_BYTES, MultipartTarget, upload_file
-from asyncstore.objects._obstore import ObstoreObjectStore, canonical_etag, check_runtime
-from asyncstore.objects._probe import probe
-from asyncstore.objects.base import PUT_ID, Capabilities, ObjectMeta, check_key
+from asyncstore.objects._obstore import ObstoreObjectStore, canonical_etag
+from asyncstore.objects._probe import Prober
+from asyncstore.objects._signed import SignedRequests
+from asyncstore.objects.base import PUT_ID, Capabilities, Condition, ObjectMeta
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,16 +35,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncstore.aws.settings import AwsSettings
+    from asyncstore.objects._signed import Reply
 
 __all__ = ["S3ObjectStore"]
 
 SINGLE_PUT_LIMIT_BYTES = PART_BYTES
 """Files above this go up in parts."""
-
-REQUEST_TIMEOUT_S = 600
-"""A whole request with its body; a stalled one is ended by the read timeout long before."""
-
-_capabilities: dict[tuple[str, str, str], Capabilities] = {}
 
 
 class S3ObjectStore(ObstoreObjectStore):
@@ -57,20 +52,27 @@ class S3ObjectStore(ObstoreObjectStore):
         settings: endpoint, region, credentials, limits.
         probe_prefix: where :meth:`capabilities` may write and delete a probe object, ending in ``/`` or empty.
         retry: how long to keep trying.
+        credentials: gives the keys, for all but what ``multipart_upload_role_arn`` does; default: what the settings
+            and the environment say.
     """
 
     def __init__(
-        self, bucket: str, settings: AwsSettings, *, probe_prefix: str = "", retry: RetryPolicy = DEFAULT_RETRY
+        self,
+        bucket: str,
+        settings: AwsSettings,
+        *,
+        probe_prefix: str = "",
+        retry: RetryPolicy = DEFAULT_RETRY,
+        credentials: CredentialProvider | None = None,
     ) -> None:
-        super().__init__(retry=retry)
+        super().__init__(limit=settings.max_concurrency, retry=retry)
         self._bucket = bucket
         self._settings = settings
         self._probe_prefix = probe_prefix
-        self._credentials = CredentialProvider(settings)
+        self._credentials = credentials or CredentialProvider(settings)
         self._client: Any = None
         self._client_lock = asyncio.Lock()
-        self._probe_lock = asyncio.Lock()
-        self._lenient_ranges = False
+        self._endpoint: Endpoint
 
     @property
     def location(self) -> str:
@@ -78,33 +80,40 @@ class S3ObjectStore(ObstoreObjectStore):
         return f"s3://{self._bucket}"
 
     async def _open(self, stack: AsyncExitStack) -> None:
-        check_runtime()
+        # First in, last out: nothing is asked any more when the client goes.
+        stack.callback(self._drop_store)
+        await super()._open(stack)
         stack.push_async_callback(self._close_client)
-        root_certificate = await asyncio.to_thread(_read_ca_bundle, self._settings)
-        self._store = self._make_store(root_certificate)
-        if self._settings.storage_class:
-            self._attributes = {"Storage-Class": self._settings.storage_class}
+        settings = self._settings
+        self._store = make_store(
+            settings,
+            self._bucket,
+            credentials=partial(_current_credentials, self._credentials),
+            root_certificate=await asyncio.to_thread(read_ca_bundle, settings),
+        )
+        self._endpoint = Endpoint(
+            settings.endpoint or "",
+            settings.region,
+            self._bucket,
+            prefix=self._probe_prefix,
+            probe=self._probe,
+        )
+        if settings.storage_class:
+            self._attributes = {"Storage-Class": settings.storage_class}
         # Wrong or missing credentials are told here, not at the first write.
         await self._credentials.get()
 
     async def capabilities(self) -> Capabilities:
-        """Probe the endpoint with one small object, once per process, endpoint and bucket."""
+        """Probe the endpoint, unless it is AWS itself, with one small object once per process, endpoint and bucket."""
         self._check_open()
-        where = (self._settings.endpoint or "", self._settings.region, self._bucket)
-        if where not in _capabilities:
-            async with self._probe_lock:
-                if where not in _capabilities:
-                    _capabilities[where] = await probe(self, self._probe_prefix)
-        return _capabilities[where]
+        return await self._endpoint.capabilities()
 
     async def copy(self, source: str, target: str) -> None:
         """Copy an object; see :meth:`ObjectStore.copy`."""
         if not self._settings.storage_class:
             await super().copy(source, target)
             return
-        self._check_open()
-        check_key(source)
-        check_key(target)
+        await self._begin(source, target, writes=True)
         # obstore's copy has no way to say a storage class, and without one the copy gets the bucket's.
         parameters = {
             "Bucket": self._bucket,
@@ -126,13 +135,28 @@ class S3ObjectStore(ObstoreObjectStore):
         self, key: str, *, byte_range: tuple[int, int] | None = None, etag: str = ""
     ) -> tuple[ObjectMeta, bytes]:
         """Read an object; see :meth:`ObjectStore.get`."""
+        self._check_open()
+        said = self._if_match(etag) if etag else ""
+        try:
+            found = await self._get(key, byte_range, etag)
+        except ConflictError:
+            # Perhaps the right ETag in the wrong form, which cannot be found out here by writing.
+            if not said or self._endpoint.reads_match or (await self.head(key)).etag != etag:
+                raise
+            self._endpoint.reads_match = False
+            return await self._get(key, byte_range, etag)
+        if said and self._endpoint.reads_match is None:
+            self._endpoint.reads_match = True
+        return found
+
+    async def _get(self, key: str, byte_range: tuple[int, int] | None, etag: str) -> tuple[ObjectMeta, bytes]:
         if byte_range is None:
             return await super().get(key, etag=etag)
-        if not self._lenient_ranges:
+        if not self._endpoint.lenient_ranges:
             try:
                 return await super().get(key, byte_range=byte_range, etag=etag)
             except RangeIgnoredError:
-                self._lenient_ranges = True
+                self._endpoint.ranges_seen_plain = True
         return await self._get_leniently(key, byte_range, etag)
 
     async def put_file(
@@ -144,8 +168,7 @@ class S3ObjectStore(ObstoreObjectStore):
         verify: Callable[[], None] | None = None,
     ) -> str:
         """Write a file, in parts above 8 MiB; see :meth:`ObjectStore.put_file`."""
-        self._check_open()
-        check_key(key)
+        await self._begin(key, writes=True)
         try:
             size_bytes = (await asyncio.to_thread(path.stat)).st_size
         except OSError as error:
@@ -163,8 +186,8 @@ class S3ObjectStore(ObstoreObjectStore):
         self._check_open()
         start, end = byte_range
         parameters = {"Bucket": self._bucket, "Key": key, "Range": f"bytes={start}-{end - 1}"}
-        if etag:
-            parameters["IfMatch"] = etag
+        if etag and (said := self._if_match(etag)):
+            parameters["IfMatch"] = said
         what = f"get {self._at(key)}"
         answer = await call(await self._boto(), "get_object", what, self._retry, **parameters)
         sent, _, total = str(answer.get("ContentRange", "")).partition("/")
@@ -176,55 +199,30 @@ class S3ObjectStore(ObstoreObjectStore):
         meta = ObjectMeta(key, int(total), found_etag, answer["LastModified"], answer.get("Metadata", {}))
         return meta, answer["Body"]
 
-    def _make_store(self, root_certificate: bytes | None) -> S3Store:
-        settings = self._settings
-        client: dict[str, Any] = {
-            "allow_http": True,
-            "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
-            "read_timeout": timedelta(seconds=READ_TIMEOUT_S),
-            "timeout": timedelta(seconds=REQUEST_TIMEOUT_S),
-        }
-        if root_certificate:
-            client["root_certificate"] = root_certificate
-        path_style = settings.path_style(self._bucket)
-        endpoint = _with_bucket(settings.service_url, "" if path_style else self._bucket)
-        # Each of these has a variable that obstore would read otherwise, and that aioboto3 does not know.
-        options: dict[str, Any] = {
-            "virtual_hosted_style_request": not path_style,
-            "region": settings.region,
-            "endpoint": endpoint,
-            "aws_endpoint_url_s3": endpoint,
-            "skip_signature": False,
-            "conditional_put": "etag",
-            "s3_express": False,
-            "unsigned_payload": False,
-        }
-        if settings.kms_key_arn:
-            options |= {"server_side_encryption": "aws:kms", "sse_kms_key_id": settings.kms_key_arn}
-        try:
-            return S3Store(
-                self._bucket,
-                client_options=client,  # type: ignore[arg-type]
-                retry_config={"max_retries": 0},
-                credential_provider=self._obstore_credentials,  # type: ignore[arg-type, unused-ignore]
-                **options,
-            )
-        except BaseException as error:
-            if isinstance(error, BaseError | ValueError) or type(error).__module__.startswith("pyo3"):
-                raise ConfigurationError(
-                    f"{self.location}: no client can be made: {str(error).partition(chr(10))[0]}; "
-                    "mend AWS_CA_BUNDLE, or what else the environment says of AWS"
-                ) from error
-            raise
+    async def _probe(self, prefix: str) -> Capabilities:
+        async def put(key: str, data: bytes, mode: Any) -> str:
+            await self._begin(key)
+            return await self._put_once(key, data, mode, None)
 
-    async def _obstore_credentials(self) -> dict[str, Any]:
-        found = await self._credentials.get()
-        return {
-            "access_key_id": found.access_key_id,
-            "secret_access_key": found.secret_access_key,
-            "token": found.token,
-            "expires_at": found.expires_at,
-        }
+        async def send(method: str, key: str, headers: Mapping[str, str], body: bytes) -> Reply:
+            await self._begin(key)
+            given = headers if method == "GET" else {**write_headers(settings), **headers}
+            ask = partial(signed.send, method, key, given, body, self._credentials.current, f"probe {self._at(key)}")
+            return await self._called("probe", key, ask, writes=[key])
+
+        settings = self._settings
+        with SignedRequests(bucket_url(settings, self._bucket), settings.region, settings.ca_bundle) as signed:
+            return await Prober(prefix, put, lambda key: self.delete([key]), send, self._retry, self.location).run()
+
+    async def _mode(self, key: str, condition: Condition) -> Any:
+        return await self._endpoint.mode(key, condition)
+
+    def _if_match(self, etag: str) -> str:
+        return self._endpoint.if_match(etag)
+
+    async def _begin(self, *keys: str, writes: bool = False) -> None:
+        await super()._begin(*keys, writes=writes)
+        await self._credentials.get()
 
     def _create_parameters(self, metadata: Mapping[str, str] | None) -> dict[str, Any]:
         parameters: dict[str, Any] = {"Metadata": {**(metadata or {}), PUT_ID: secrets.token_hex(16)}}
@@ -247,6 +245,11 @@ class S3ObjectStore(ObstoreObjectStore):
             self._check_open()
             return self._client
 
+    def _drop_store(self) -> None:
+        # It holds on to us, who give it credentials, and the garbage collector does not see that circle: it would stay
+        # for as long as the process, and its connections with it.
+        vars(self).pop("_store", None)
+
     async def _close_client(self) -> None:
         async with self._client_lock:
             client, self._client = self._client, None
@@ -258,16 +261,13 @@ class S3ObjectStore(ObstoreObjectStore):
         return f"{self.location}/{key}" + (f" at {endpoint}" if endpoint else "")
 
 
-def _with_bucket(endpoint: str, bucket: str) -> str:
-    scheme, _, rest = endpoint.partition("://")
-    return f"{scheme}://{bucket}.{rest}" if bucket else endpoint
-
-
-def _read_ca_bundle(settings: AwsSettings) -> bytes | None:
-    bundle = settings.ca_bundle
-    if bundle is None:
-        return None
-    try:
-        return bundle.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"AWS_CA_BUNDLE {bundle} cannot be read: {error.strerror}") from error
+def _current_credentials(provider: CredentialProvider) -> dict[str, Any]:
+    # Called in the midst of requests, where nothing may block: each has seen to it that these are valid. It must not
+    # know the store, for obstore's garbage is not collected where it is part of a cycle.
+    found = provider.current
+    return {
+        "access_key_id": found.access_key_id,
+        "secret_access_key": found.secret_access_key,
+        "token": found.token,
+        "expires_at": found.expires_at,
+    }

@@ -27,7 +27,7 @@ from asyncstore.errors import (
 from asyncstore.objects.memory import MemoryObjectStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
     from pathlib import Path
 
     from asyncstore.objects.base import ObjectMeta
@@ -244,7 +244,7 @@ async def test_a_catalog_in_the_compute_data_folder_is_not_put_into_itself(
 @pytest.mark.parametrize("name", ["../../escaped", "a\\b", "x" * 300, f"{TEMP_PREFIX}x"])
 async def test_keys_that_make_no_safe_name_are_refused_before_anything_moves(tmp_path: Path, name: str) -> None:
     class Hostile(WatchedStore):
-        async def list(self, prefix: str) -> AsyncIterator[list[ObjectMeta]]:
+        async def list(self, prefix: str) -> AsyncGenerator[Sequence[ObjectMeta], None]:
             async for page in super().list(prefix):
                 yield [type(meta)(f"{prefix}{name}", 1, "e", meta.modified_at) for meta in page] + list(page)
 

@@ -19,7 +19,6 @@ from asyncstore.errors import (
     UnavailableError,
 )
 from asyncstore.objects import _boto, _multipart
-from asyncstore.objects.base import Capabilities
 from asyncstore.objects.s3 import S3ObjectStore
 
 if TYPE_CHECKING:
@@ -113,14 +112,6 @@ async def test_file_that_changes_meanwhile_is_not_stored(
         with pytest.raises(NotFoundError):
             await store.head("large")
     assert await open_uploads(bucket) == []
-
-
-async def test_what_a_server_can_do_is_found_out(moto_bucket: Bucket, rclone_bucket: Bucket) -> None:
-    async with objects_of(moto_bucket) as store:
-        assert await store.capabilities() == Capabilities(create=True, match=True)
-        assert [page async for page in store.list("")] == []
-    async with objects_of(rclone_bucket) as store:
-        assert await store.capabilities() == Capabilities(create=False, match=False)
 
 
 async def test_missing_bucket_is_told_apart_from_a_missing_key(bucket: Bucket) -> None:

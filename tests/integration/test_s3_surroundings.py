@@ -14,7 +14,7 @@ import pytest
 from asyncstore.aws.settings import AwsSettings
 from asyncstore.errors import AccessDeniedError, ClosedError, ConfigurationError, NotFoundError
 from asyncstore.objects import _boto, s3
-from asyncstore.objects.base import Capabilities
+from asyncstore.objects.base import ANY, NEW, Capabilities, Condition
 from asyncstore.objects.s3 import S3ObjectStore
 from asyncstore.testing.proxy import LossyProxy, lossy_proxy
 
@@ -83,7 +83,7 @@ async def test_denied_delete_is_told_and_does_not_spoil_the_probe(
         answering(moto_bucket.server.endpoint_url, deny_deletes) as proxy,
         S3ObjectStore(moto_bucket.name, AwsSettings(endpoint_url=proxy.url)) as store,
     ):
-        assert await store.capabilities() == Capabilities(create=True, match=True)
+        assert await store.capabilities() == Capabilities(create=True, match=True, checksums=False)
         assert "the probe object .asyncstore-probe-" in caplog.text
         await store.put("key", b"")
         with pytest.raises(AccessDeniedError, match="a permission is missing"):
@@ -91,13 +91,18 @@ async def test_denied_delete_is_told_and_does_not_spoil_the_probe(
     assert sum("delete" in line for line in proxy.requests) == 2
 
 
-async def test_probe_tells_that_nothing_may_be_written(moto_bucket: Bucket) -> None:
+async def test_the_write_itself_tells_that_nothing_may_be_written(moto_bucket: Bucket) -> None:
     async with (
         answering(moto_bucket.server.endpoint_url, deny_writes) as proxy,
         S3ObjectStore(moto_bucket.name, AwsSettings(endpoint_url=proxy.url)) as store,
     ):
-        with pytest.raises(AccessDeniedError):
-            await store.capabilities()
+        await store.capabilities()
+        for condition in (ANY, NEW, Condition(etag='"0"')):
+            with pytest.raises(
+                AccessDeniedError, match=f"put s3://{moto_bucket.name}/some/key.* a permission is missing"
+            ):
+                await store.put("some/key", b"", condition=condition)
+    assert not any("DELETE" in line or "delete" in line for line in proxy.requests)
 
 
 @pytest.mark.parametrize(
@@ -108,8 +113,8 @@ async def test_refused_conditions_are_a_missing_capability(moto_bucket: Bucket, 
         answering(moto_bucket.server.endpoint_url, refuse_conditions(status, code)) as proxy,
         S3ObjectStore(moto_bucket.name, AwsSettings(endpoint_url=proxy.url)) as store,
     ):
-        assert await store.capabilities() == Capabilities(create=False, match=False)
-    assert sum(line.startswith("PUT") for line in proxy.requests) == 3
+        assert await store.capabilities() == Capabilities(create=False, match=False, checksums=False)
+    assert sum(line.startswith("PUT") for line in proxy.requests) == 4
 
 
 async def test_tasks_share_one_probe(moto_bucket: Bucket) -> None:
@@ -120,7 +125,7 @@ async def test_tasks_share_one_probe(moto_bucket: Bucket) -> None:
     ):
         for _ in range(20):
             group.create_task(store.capabilities())
-    assert sum(line.startswith("PUT") for line in proxy.requests) == 4
+    assert sum(line.startswith("PUT") for line in proxy.requests) == 5
 
 
 async def test_a_web_server_is_not_taken_for_an_empty_bucket(moto_bucket: Bucket, large_file: Path) -> None:

@@ -26,7 +26,11 @@ def check_write(headers: Mapping[str, str], found: StoredObject | None, behaviou
     """
     if behaviour.ignores_conditions:
         return
-    unless, only_if = headers.get("if-none-match"), headers.get("if-match")
+    unless, only_if = (
+        None if name in behaviour.ignored_conditions else headers.get(name) for name in ("if-none-match", "if-match")
+    )
+    if behaviour.conditions_status and (unless or only_if):
+        raise S3Error(behaviour.conditions_status, "NotImplemented", "Conditions are not taken here")
     if unless and found is not None and _matches(unless, found.etag, behaviour):
         raise _refused()
     if only_if and found is None:
@@ -74,10 +78,11 @@ def find_range(given: str, size_bytes: int) -> tuple[int, int] | None:
 
 
 def _matches(given: str, etag: str, behaviour: Behaviour) -> bool:
-    if given == etag or given == "*":
-        return given == "*" or behaviour.match_form != "bare"
+    if given == "*" or (given == etag and behaviour.match_form in ("any", "quoted")):
+        return True
     bare = etag.strip('"')
-    accepted = {"any": {etag, bare}, "quoted": {etag}, "bare": {bare}}[behaviour.match_form]
+    forms: dict[str, set[str]] = {"any": {etag, bare}, "quoted": {etag}, "bare": {bare}, "none": set()}
+    accepted = forms[behaviour.match_form]
     return any(one.strip() in accepted for one in given.split(","))
 
 

@@ -19,11 +19,29 @@ class Behaviour:
     ignores_conditions: bool = False
     """Take ``If-Match`` and ``If-None-Match`` without heeding them, as rclone does."""
 
-    match_form: Literal["any", "quoted", "bare"] = "any"
+    ignored_conditions: list[str] = field(default_factory=list)
+    """Those of ``if-match`` and ``if-none-match`` that are not heeded in writes."""
+
+    conditions_status: int = 0
+    """HTTP status with which conditional writes are refused, whatever they say: 501, 400, 405; 0 does not."""
+
+    demands_conditions: bool = False
+    """Answer 403 to PutObject without a condition, as a bucket's policy can."""
+
+    match_form: Literal["any", "quoted", "bare", "none"] = "any"
     """The one form in which an ETag of ``If-Match`` is recognised: moto wants the quotes, Ceph RGW 16 none."""
+
+    etags: Literal["content", "random"] = "content"
+    """``random`` gives each write another ETag, as with encryption by customers' keys."""
+
+    metadata: Literal["kept", "dropped", "renamed"] = "kept"
+    """``renamed`` gives names of user metadata back in underscores."""
 
     ranges: Literal["honoured", "plain", "ignored"] = "honoured"
     """``plain`` sends the range with status 200, as rclone does; ``ignored`` sends the whole object."""
+
+    checksums: Literal["checked", "ignored", "refused"] = "checked"
+    """What becomes of ``Content-MD5`` and ``x-amz-checksum-crc32``; ``refused`` is 501 to any of them, even right."""
 
     bare_listing_etags: bool = False
     """Leave the quotes off ETags in listings, as rclone does."""
@@ -36,6 +54,12 @@ class Behaviour:
 
     read_only: list[str] = field(default_factory=list)
     """Access keys that get 403 for everything but reading and listing."""
+
+    denied_operations: list[str] = field(default_factory=list)
+    """Operations that get 403 from everybody, such as ``HeadObject``."""
+
+    writable: str = ""
+    """A regular expression that is to be found in the keys of writes, which get 403 otherwise."""
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import secrets
 import zlib
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus
@@ -33,6 +34,8 @@ _DEFAULT_TYPE = "binary/octet-stream"
 def put_object(storage: Storage, behaviour: Behaviour, request: Request) -> Answer:
     """Store an object."""
     bucket = storage.bucket(request.bucket)
+    if behaviour.demands_conditions and not request.headers.keys() & {"if-match", "if-none-match"}:
+        raise S3Error(403, "AccessDenied", "Access Denied")
     check_write(request.headers, bucket.objects.get(request.key), behaviour)
     stored = make_stored(request, behaviour)
     bucket.put(request.key, stored)
@@ -102,9 +105,14 @@ def make_stored(request: Request, behaviour: Behaviour) -> StoredObject:
     """
     body = request.body
     digest = hashlib.md5(body, usedforsecurity=False)
-    _check_sums(request.headers, body, digest.digest())
+    if behaviour.checksums != "ignored":
+        _check_sums(request.headers, body, digest.digest(), refused=behaviour.checksums == "refused")
     kept = b"" if behaviour.discards else body
-    return StoredObject(kept, len(body), f'"{digest.hexdigest()}"', kept_headers(request.headers))
+    etag = secrets.token_hex(16) if behaviour.etags == "random" else digest.hexdigest()
+    headers = kept_headers(request.headers)
+    if behaviour.metadata != "kept":
+        headers = _mangled(headers, dropped=behaviour.metadata == "dropped")
+    return StoredObject(kept, len(body), f'"{etag}"', headers)
 
 
 def kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
@@ -121,7 +129,17 @@ def kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return kept
 
 
-def _check_sums(headers: Mapping[str, str], body: bytes, md5: bytes) -> None:
+def _mangled(headers: Mapping[str, str], *, dropped: bool) -> dict[str, str]:
+    prefix = "x-amz-meta-"
+    standard = {name: value for name, value in headers.items() if not name.startswith(prefix)}
+    user = {name.removeprefix(prefix): value for name, value in headers.items() if name.startswith(prefix)}
+    renamed = {f"{prefix}{name.replace('-', '_')}": value for name, value in user.items()}
+    return standard if dropped else standard | renamed
+
+
+def _check_sums(headers: Mapping[str, str], body: bytes, md5: bytes, *, refused: bool) -> None:
+    if refused and headers.keys() & {"content-md5", "x-amz-checksum-crc32"}:
+        raise S3Error(501, "NotImplemented", "Checksums are not taken here")
     given = headers.get("content-md5")
     if given and given != base64.b64encode(md5).decode():
         raise S3Error(400, "BadDigest", "The Content-MD5 you specified did not match what we received.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, TypeAlias
 
 from asyncstore.testing.s3_stub import _buckets, _listing, _multipart, _objects
@@ -95,7 +96,7 @@ def name_operation(request: Request) -> str:
 def perform(storage: Storage, behaviour: Behaviour, request: Request) -> Answer:
     """Do what is asked, in one step, and return the answer; errors are answers too."""
     try:
-        if behaviour.denied or behaviour.read_only:
+        if behaviour.denied or behaviour.read_only or behaviour.denied_operations or behaviour.writable:
             _check_access(behaviour, request)
         verb = _VERBS.get(request.operation)
         if verb is None:
@@ -108,5 +109,7 @@ def perform(storage: Storage, behaviour: Behaviour, request: Request) -> Answer:
 def _check_access(behaviour: Behaviour, request: Request) -> None:
     asker = request.access_key
     writes = not request.operation.startswith(("Get", "Head", "List"))
-    if asker in behaviour.denied or (writes and asker in behaviour.read_only):
+    misplaced = writes and request.key and not re.search(behaviour.writable, request.key)
+    refused = asker in behaviour.denied or (writes and asker in behaviour.read_only)
+    if refused or misplaced or request.operation in behaviour.denied_operations:
         raise S3Error(403, "AccessDenied", "Access Denied")

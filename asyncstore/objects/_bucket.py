@@ -1,0 +1,117 @@
+"""Where a bucket is, by its settings, and obstore's client for it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
+
+from asyncstore.errors import ConfigurationError
+from asyncstore.objects._boto import CONNECT_TIMEOUT_S, READ_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from asyncstore.aws.settings import AwsSettings
+
+__all__ = ["bucket_url", "make_store", "read_ca_bundle", "write_headers"]
+
+REQUEST_TIMEOUT_S = 600
+"""A whole request with its body; a stalled one is ended by the read timeout long before."""
+
+
+def make_store(
+    settings: AwsSettings,
+    bucket: str,
+    *,
+    credentials: Callable[[], dict[str, Any]],
+    root_certificate: bytes | None,
+) -> S3Store:
+    """
+    Return a client of obstore's that never retries by itself.
+
+    Args:
+        settings: how to reach the bucket.
+        bucket: its name.
+        credentials: called in the midst of requests; gives obstore's form of keys that are valid then.
+        root_certificate: certificates to trust besides the system's, in PEM.
+
+    Raises:
+        ConfigurationError: the certificates are none, or the environment holds what obstore cannot read.
+    """
+    client: dict[str, Any] = {
+        "allow_http": True,
+        "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
+        "read_timeout": timedelta(seconds=READ_TIMEOUT_S),
+        "timeout": timedelta(seconds=REQUEST_TIMEOUT_S),
+    }
+    if root_certificate:
+        client["root_certificate"] = root_certificate
+    endpoint = _endpoint(settings, bucket)
+    # Each of these has a variable that obstore would read otherwise, and that aioboto3 does not know.
+    options: dict[str, Any] = {
+        "virtual_hosted_style_request": not settings.path_style(bucket),
+        "region": settings.region,
+        "endpoint": endpoint,
+        "aws_endpoint_url_s3": endpoint,
+        "skip_signature": False,
+        "conditional_put": "etag",
+        "s3_express": False,
+        "unsigned_payload": False,
+    }
+    if settings.kms_key_arn:
+        options |= {"server_side_encryption": "aws:kms", "sse_kms_key_id": settings.kms_key_arn}
+    try:
+        return S3Store(
+            bucket,
+            client_options=client,  # type: ignore[arg-type]
+            retry_config={"max_retries": 0},
+            credential_provider=credentials,  # type: ignore[arg-type, unused-ignore]
+            **options,
+        )
+    except BaseException as error:
+        if isinstance(error, BaseError | ValueError) or type(error).__module__.startswith("pyo3"):
+            raise ConfigurationError(
+                f"s3://{bucket}: no client can be made: {str(error).partition(chr(10))[0]}; "
+                "mend AWS_CA_BUNDLE, or what else the environment says of AWS"
+            ) from error
+        raise
+
+
+def bucket_url(settings: AwsSettings, bucket: str) -> str:
+    """Return what the URLs of a bucket's objects begin with, up to the slash before the key."""
+    endpoint = _endpoint(settings, bucket)
+    return f"{endpoint}/{bucket}" if settings.path_style(bucket) else endpoint
+
+
+def write_headers(settings: AwsSettings) -> dict[str, str]:
+    """Return what a write says of encryption and storage class, which a policy may demand."""
+    headers = {"x-amz-storage-class": settings.storage_class} if settings.storage_class else {}
+    if key := settings.kms_key_arn:
+        headers |= {"x-amz-server-side-encryption": "aws:kms", "x-amz-server-side-encryption-aws-kms-key-id": key}
+    return headers
+
+
+def read_ca_bundle(settings: AwsSettings) -> bytes | None:
+    """
+    Return the certificates to trust besides the system's, if any.
+
+    Raises:
+        ConfigurationError: they cannot be read.
+    """
+    bundle = settings.ca_bundle
+    if bundle is None:
+        return None
+    try:
+        return bundle.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"AWS_CA_BUNDLE {bundle} cannot be read: {error.strerror}") from error
+
+
+def _endpoint(settings: AwsSettings, bucket: str) -> str:
+    if settings.path_style(bucket):
+        return settings.service_url
+    scheme, _, rest = settings.service_url.partition("://")
+    return f"{scheme}://{bucket}.{rest}"
