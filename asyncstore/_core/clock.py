@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["PROCESS_CLOCK", "HybridClock"]
+__all__ = ["FOLLOWED_AHEAD", "PROCESS_CLOCK", "HybridClock"]
 
-_TOO_FAR_AHEAD_US = 24 * 3600 * 1_000_000
+FOLLOWED_AHEAD = timedelta(days=1)
+"""Stamps that are ahead of this machine's clock by more are mistakes."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -38,7 +40,7 @@ class HybridClock:
     def witness(self, seen: datetime) -> None:
         """Take note of a stamp that somebody else gave; one over a day ahead is a mistake, and not followed."""
         seen_us = (seen - _EPOCH) // timedelta(microseconds=1)
-        if seen_us > self._wall_us() + _TOO_FAR_AHEAD_US:
+        if seen_us > self._wall_us() + FOLLOWED_AHEAD // timedelta(microseconds=1):
             return
         with self._lock:
             self._last_us = max(self._last_us, seen_us)

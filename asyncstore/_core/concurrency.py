@@ -25,6 +25,10 @@ async def for_each(work: Callable[[T], Awaitable[None]], items: Iterable[T], *, 
     Items are pulled from ``items`` as workers come free, so a long iterable is neither copied nor turned into tasks.
     The first failure cancels the other workers and is raised itself, not wrapped in a group.
     """
+    if limit == 1:
+        for item in items:
+            await work(item)
+        return
     iterator = iter(items)
     failures: list[Exception] = []
 

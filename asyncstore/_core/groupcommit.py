@@ -31,6 +31,9 @@ class GroupCommitter(Generic[T, R]):
     The task exists only while there is work. Batches are committed one after the other, items in the order they were
     submitted.
 
+    With ``inline`` the caller who finds the committer idle commits its item itself, and the task begins where others
+    have come meanwhile: that saves a lone item two turns of the loop. Such a commit is cancelled with its caller.
+
     Args:
         commit: commits one batch and returns, item for item, its result or the exception that this item's caller is to
             get. If it raises, every caller of the batch gets that error, unless ``splits`` says otherwise.
@@ -40,6 +43,9 @@ class GroupCommitter(Generic[T, R]):
         splits: tells of an error that ``commit`` raised whether one item of the batch may be to blame. Then nothing of
             the batch may have been committed, and its halves are committed on their own, until only the callers of the
             items to blame get the error.
+        before: awaited before each batch is gathered, so that what comes meanwhile goes along; it must not raise. The
+            batch may be empty then, if its callers have all been cancelled.
+        inline: whether a lone item is committed by its caller; ``commit`` must bear being cancelled then.
         on_idle: called each time when nothing is pending or being committed any more.
     """
 
@@ -51,6 +57,8 @@ class GroupCommitter(Generic[T, R]):
         weigh: Callable[[T], int] | None = None,
         weight_limit: int = 0,
         splits: Callable[[Exception], bool] | None = None,
+        before: Callable[[], Awaitable[None]] | None = None,
+        inline: bool = False,
         on_idle: Callable[[], None] | None = None,
     ) -> None:
         self._commit = commit
@@ -58,6 +66,9 @@ class GroupCommitter(Generic[T, R]):
         self._weigh = weigh
         self._weight_limit = weight_limit
         self._splits = splits
+        self._before = before
+        self._inline = inline
+        self._led: asyncio.Future[None] | None = None
         self._on_idle = on_idle
         self._pending: dict[asyncio.Future[R], T] = {}
         self._task: asyncio.Task[None] | None = None
@@ -69,13 +80,14 @@ class GroupCommitter(Generic[T, R]):
     @property
     def busy(self) -> bool:
         """Whether items are pending or being committed."""
-        return bool(self._pending) or (self._task is not None and not self._task.done())
+        return bool(self._pending) or self._led is not None or (self._task is not None and not self._task.done())
 
     async def submit(self, item: T) -> R:
         """
         Return the item's result once a batch that holds it is committed.
 
-        A caller cancelled before its batch starts is taken out of it; afterwards the item is committed all the same.
+        A caller cancelled before its batch starts is taken out of it; afterwards the item is committed all the same,
+        unless its caller commits it.
 
         Raises:
             ClosedError: the committer takes no more items, or was closed before the item's turn came.
@@ -83,16 +95,38 @@ class GroupCommitter(Generic[T, R]):
         """
         if self._closed:
             raise ClosedError("the store is closing: no further writes are taken")
+        if self._inline and not self.busy:
+            return await self._lead(item)
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._pending[future] = item
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._drain())
-            self._task.add_done_callback(self._drained)
+        self._start()
         try:
             return await future
         except asyncio.CancelledError:
             self._pending.pop(future, None)
             raise
+
+    async def _lead(self, item: T) -> R:
+        self._led = asyncio.get_running_loop().create_future()
+        try:
+            (outcome,) = await self._outcomes([item])
+        finally:
+            led, self._led = self._led, None
+            led.set_result(None)
+            self._start()
+            self._rest()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def _start(self) -> None:
+        if self._pending and self._led is None and (self._task is None or self._task.done()):
+            self._task = asyncio.create_task(self._drain())
+            self._task.add_done_callback(self._drained)
+
+    def _rest(self) -> None:
+        if not self.busy and self._on_idle is not None:
+            self._on_idle()
 
     async def aclose(self) -> None:
         """
@@ -102,8 +136,10 @@ class GroupCommitter(Generic[T, R]):
         """
         self._closed = True
         try:
-            while self._task is not None and not self._task.done():
-                await asyncio.wait([self._task])
+            while self.busy:
+                current = self._led or self._task
+                assert current is not None, "what is pending is being committed"
+                await asyncio.wait([current])
         except asyncio.CancelledError:
             await shielded(self._break_off())
             raise
@@ -121,6 +157,8 @@ class GroupCommitter(Generic[T, R]):
         batch: dict[asyncio.Future[R], T] = {}
         try:
             while self._pending:
+                if self._before is not None:
+                    await self._before()
                 batch = self._take()
                 await self._commit_batch(batch)
         except BaseException:
@@ -134,8 +172,7 @@ class GroupCommitter(Generic[T, R]):
         if task.cancelled():
             # Perhaps before its first step, so that it could not say so itself.
             self._refuse_pending()
-        if not self.busy and self._on_idle is not None:
-            self._on_idle()
+        self._rest()
 
     def _take(self) -> dict[asyncio.Future[R], T]:
         batch: dict[asyncio.Future[R], T] = {}

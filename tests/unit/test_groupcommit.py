@@ -200,3 +200,97 @@ async def test_it_says_when_it_is_idle() -> None:
     await asyncio.gather(*await submit_all(committer, [1, 2, 3]))
     await asyncio.sleep(0)
     assert idle == [False]
+
+
+class TestInline:
+    """A lone item is committed by its own caller."""
+
+    async def test_a_lone_item_needs_no_task(self) -> None:
+        tasks = set()
+
+        async def commit(items: Sequence[int]) -> Sequence[int | Exception]:
+            tasks.add(asyncio.current_task())
+            return items
+
+        committer = GroupCommitter(commit, inline=True)
+        assert [await committer.submit(number) for number in range(3)] == [0, 1, 2]
+        assert tasks == {asyncio.current_task()}
+        assert not committer.busy
+
+    async def test_what_arrives_meanwhile_goes_together_in_the_next(self) -> None:
+        ledger = Ledger()
+        ledger.gate.clear()
+        committer = GroupCommitter(ledger.commit, inline=True)
+        first = await submit_all(committer, [0])
+        await ledger.begun.wait()
+        rest = await submit_all(committer, [1, 2, 3])
+        ledger.gate.set()
+        assert [await task for task in [*first, *rest]] == [0, 2, 4, 6]
+        assert ledger.batches == [[0], [1, 2, 3]]
+        assert not committer.busy
+
+    async def test_an_error_is_the_callers(self) -> None:
+        committer = GroupCommitter(Ledger().commit, inline=True)
+        with pytest.raises(KeyError):
+            await committer.submit(-1)
+        with pytest.raises(ValueError, match="unlucky"):
+            await committer.submit(13)
+        assert await committer.submit(1) == 2
+
+    async def test_those_who_follow_a_cancelled_caller_are_committed(self) -> None:
+        ledger = Ledger()
+        ledger.gate.clear()
+        committer = GroupCommitter(ledger.commit, inline=True)
+        (first,) = await submit_all(committer, [0])
+        await ledger.begun.wait()
+        rest = await submit_all(committer, [1, 2])
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        ledger.gate.set()
+        assert [await task for task in rest] == [2, 4]
+        assert ledger.batches == [[0], [1, 2]]
+
+    async def test_closing_waits_for_the_caller_who_commits_and_for_those_behind(self) -> None:
+        ledger = Ledger()
+        ledger.gate.clear()
+        committer = GroupCommitter(ledger.commit, inline=True)
+        (first,) = await submit_all(committer, [0])
+        await ledger.begun.wait()
+        (second,) = await submit_all(committer, [1])
+        closing = asyncio.create_task(committer.aclose())
+        await asyncio.sleep(0)
+        with pytest.raises(ClosedError):
+            await committer.submit(2)
+        assert not closing.done()
+        ledger.gate.set()
+        await closing
+        assert [await first, await second] == [0, 2]
+
+    async def test_it_says_when_it_is_idle(self) -> None:
+        ledger = Ledger()
+        ledger.gate.clear()
+        idle: list[int] = []
+        committer = GroupCommitter(ledger.commit, inline=True, on_idle=lambda: idle.append(len(ledger.batches)))
+        tasks = await submit_all(committer, [0, 1])
+        ledger.gate.set()
+        await asyncio.wait(tasks)
+        await asyncio.sleep(0)
+        assert idle == [2]
+
+
+async def test_what_arrives_while_a_turn_is_waited_for_goes_along() -> None:
+    ledger = Ledger()
+    turn = asyncio.Event()
+
+    async def wait() -> None:
+        await turn.wait()
+
+    committer = GroupCommitter(ledger.commit, before=wait)
+    tasks = await submit_all(committer, [1])
+    tasks += await submit_all(committer, [2, 3])
+    tasks[1].cancel()
+    await asyncio.sleep(0)
+    turn.set()
+    assert [await tasks[0], await tasks[2]] == [2, 6]
+    assert ledger.batches == [[1, 3]]
