@@ -69,7 +69,7 @@ async def _show(session: Session, services: Services, result: Any, count: int) -
     }
     if session.as_json:
         found = {"run_id": result.run_id, "seconds": run_duration_s(run_log), "files_verified": count}
-        run = run_log.model_dump(mode="json", warnings="none")
+        run = run_log.model_dump(mode="json", warnings=False)
         session.output.json({**found, "locations": places, "report": result.report, "run": run})
     else:
         session.output.show(Group(run_tree(run_log, details=False), "", *_report(result.report), ""))

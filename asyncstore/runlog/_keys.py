@@ -70,6 +70,10 @@ class RunKeys:
         """Return the key of a run's document."""
         return f"{self.prefix}{run_id}{SUFFIX}"
 
+    def tickets(self, run_id: str) -> str:
+        """Return what the keys begin with by which writers of a run's document take turns."""
+        return f"{self.document(run_id)}.turns/"
+
     def fragment(self, run_id: str, key: FragmentKey) -> str:
         """Return the key of one fragment."""
         return f"{self.prefix}{run_id}/{relative_key(key)}"
@@ -108,7 +112,7 @@ def encode_object(fragment: Fragment, created_at: datetime) -> bytes:
     """Return what to store for ``fragment``."""
     opening = _OPENING + stamp_text(created_at).encode() + b'",'
     if fragment.kind is not Kind.PARAMETER:
-        return opening + fragment.body[1:]
+        return opening + fragment.body[1:] if fragment.body != b"{}" else opening[:-1] + b"}"
     key, scope = dump_json(fragment.name), dump_json(fragment.scope)
     return b'%b"key":%b,"scope":%b,"value":%b}' % (opening, key, scope, fragment.body)
 

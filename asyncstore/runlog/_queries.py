@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from asyncstore.errors import IntegrityError
@@ -14,7 +14,22 @@ if TYPE_CHECKING:
 
     from asyncstore.runlog.fragments import Fragment
 
-__all__ = ["RunQuery", "summary_of"]
+__all__ = ["Candidate", "RunQuery", "summary_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A run that a listing of the storage names, and when the storage saw it last written, if it says so."""
+
+    run_id: str
+    written_at: datetime | None = None
+    skew: timedelta = timedelta(0)
+    """How far the clock of whoever created it may have been ahead of the storage's."""
+
+    @property
+    def newest(self) -> datetime:
+        """The latest time of creation it can have, as far as what was written belongs to this run."""
+        return datetime.max.replace(tzinfo=UTC) if self.written_at is None else self.written_at + self.skew
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +50,18 @@ class RunQuery:
             and (self.since is None or summary.created_at >= self.since)
             and (self.until is None or summary.created_at < self.until)
         )
+
+    def in_order(self, candidates: Collection[Candidate]) -> list[Candidate]:
+        """Return those that may be wanted, in the order in which to look at them."""
+        wanted = [item for item in candidates if self.since is None or item.newest >= self.since]
+        return sorted(wanted, key=lambda item: (item.newest, item.run_id), reverse=True)
+
+    def is_settled(self, found: Collection[RunSummary], following: Candidate) -> bool:
+        """Tell whether neither ``following`` nor any candidate after it can change what is selected of ``found``."""
+        if self.limit is None:
+            return False
+        selected = self.select(found)
+        return len(selected) == self.limit and (not selected or following.newest < selected[-1].created_at)
 
     def select(self, summaries: Collection[RunSummary]) -> list[RunSummary]:
         """Return the wanted runs, newest first."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from abc import abstractmethod
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -105,7 +106,8 @@ class RunLogStore(Resource):
         """
         Write those ``fragments`` that are not there yet; return the keys of those that were, and are left alone.
 
-        A header among them is not seen before all others are there.
+        A header among them is not seen before all others are there. A fragment that comes from another store brings its
+        ``created_at``, which the layouts on objects keep.
         """
 
     @abstractmethod
@@ -131,6 +133,14 @@ class RunLogStore(Resource):
         """Delete every fragment of a run; nothing there is no error."""
 
     # What a layout may override.
+
+    async def _read_whole(self, run_id: str) -> RunLog | None:
+        """Return a run in full, ``None`` if its header is not there."""
+        return assemble(await self._scan(run_id, WHOLE_RUN), where=self._where(run_id))
+
+    async def _look(self, run_id: str, known: Mapping[FragmentKey, Fragment]) -> Sequence[Fragment]:
+        """Scan for a watch: as the run stood at one moment; ``known`` is what the look before this one saw."""
+        return await self._scan(run_id, WHOLE_RUN, known)
 
     async def _modify(self, run_id: str, key: FragmentKey, change: Callable[[Fragment], Fragment]) -> None:
         """
@@ -193,7 +203,7 @@ class RunLogStore(Resource):
         self._check_open()
         check_run_id(run_id)
         if full:
-            run_log = assemble(await self._scan(run_id, WHOLE_RUN), where=f"run {run_id!r} in {self.location}")
+            run_log = await self._read_whole(run_id)
         else:
             run_log = self._model(RunLog, await self._read(run_id, HEADER))
         if run_log is None:
@@ -416,7 +426,8 @@ class RunLogStore(Resource):
 
         Each fragment yielded carries a ``cursor``: given back, also in another process, the watch goes on after it and
         yields what has changed since. A part that changes several times between two looks is yielded once, as it then
-        stands. The store is polled, ten times a second while things change and down to every 5 s while they do not.
+        stands. The store is looked at ten times a second while things change, but for half of the time at most, and
+        down to every 5 s while they do not; what a look costs is said by each store.
 
         Raises:
             RunLogNotFoundError: no run of that id, or it was deleted meanwhile.
@@ -426,25 +437,24 @@ class RunLogStore(Resource):
         seen = Cursor.parse(cursor, check_run_id(run_id))
         known: dict[FragmentKey, Fragment] = {}
         delay = POLL_FASTEST_S
-        last_look = False
-        while True:
-            fragments = in_creation_order(await self._scan(run_id, WHOLE_RUN, known))
-            known = {fragment.key: fragment for fragment in fragments}
-            if HEADER not in known:
-                raise RunLogNotFoundError(run_id, self.location)
-            changed = [fragment for fragment in fragments if seen.is_new(fragment)]
+        ended = False
+        while not ended:
+            began = time.monotonic()
+            known = await self._known_by_look(run_id, known)
+            if self._has_ended(known[HEADER]):
+                # Only a look that begins after the end sees everything that was stored before it.
+                known = await self._known_by_look(run_id, known)
+            look_s = time.monotonic() - began
+            ended = self._has_ended(known[HEADER])
+            changed = [fragment for fragment in in_creation_order(known.values()) if seen.is_new(fragment)]
             # The end of the run is told last: whoever stops there has seen everything before it.
-            changed.sort(key=lambda fragment: fragment.key == HEADER and self._has_ended(fragment))
+            changed.sort(key=lambda fragment: ended and fragment.key == HEADER)
             for fragment in changed:
                 seen.add(fragment)
-                yield replace(fragment, cursor=seen.text())
-            # A scan is no snapshot: parts stored before the end may have been missed by the scan that saw the end.
-            if last_look:
-                return
-            last_look = self._has_ended(known[HEADER])
-            if not last_look:
+                yield replace(fragment, write_cursor=seen.here())
+            if not ended:
                 delay = POLL_FASTEST_S if changed else min(delay * 1.5, POLL_SLOWEST_S)
-                await asyncio.sleep(delay)
+                await asyncio.sleep(max(delay, look_s))
 
     # Making parts; none of these touches the store.
 
@@ -483,10 +493,20 @@ class RunLogStore(Resource):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.location} {self._state}>"
 
+    def _where(self, run_id: str) -> str:
+        return f"run {run_id!r} in {self.location}"
+
     async def _put(self, run_id: str, model: StepLog | BranchLog) -> None:
         own, nested = explode(model)
         await self._upsert(run_id, [own])
-        await self._insert(run_id, nested)
+        if nested:
+            await self._insert(run_id, nested)
+
+    async def _known_by_look(self, run_id: str, known: Mapping[FragmentKey, Fragment]) -> dict[FragmentKey, Fragment]:
+        found = {fragment.key: fragment for fragment in await self._look(run_id, known)}
+        if HEADER not in found:
+            raise RunLogNotFoundError(run_id, self.location)
+        return found
 
     async def _require_run(self, run_id: str) -> None:
         if await self._read(run_id, HEADER) is None:

@@ -10,10 +10,10 @@ from pydantic_core import PydanticSerializationError, to_json
 from asyncstore.errors import IntegrityError, InvalidValueError
 from asyncstore.models import BranchLog, JobLog, RunLog, StampedModel, StepLog
 from asyncstore.names import check_name
-from asyncstore.runlog._json import checked, reason
+from asyncstore.runlog._json import checked, parse_json, reason
 from asyncstore.runlog.fragments import HEADER, JOB, Fragment, FragmentKey, Kind
 
-__all__ = ["NESTED", "explode", "fragment_of", "parameter_fragment", "to_model", "validate"]
+__all__ = ["NESTED", "explode", "fragment_of", "parameter_fragment", "to_model", "validate_json"]
 
 Model = TypeVar("Model", bound=StampedModel)
 NESTED: dict[type[StampedModel], set[str]] = {
@@ -48,7 +48,7 @@ def fragment_of(model: StampedModel) -> Fragment:
             key = JOB
     what = f"{key.kind} {key.name!r}"
     try:
-        body = model.model_dump_json(exclude=NESTED[type(model)], warnings="none").encode()
+        body = model.model_dump_json(exclude=NESTED[type(model)], warnings=False).encode()
     except (PydanticSerializationError, ValueError, RecursionError) as error:
         raise InvalidValueError(f"{what} cannot be written as JSON: {reason(error)}") from error
     return Fragment(key, checked(body, what))
@@ -72,7 +72,7 @@ def to_model(fragment: Fragment) -> StampedModel:
     Raises:
         IntegrityError: the stored text is not such a model.
     """
-    model = validate(_MODELS[fragment.kind], fragment.value, f"{fragment.kind} {fragment.name!r}")
+    model = validate_json(_MODELS[fragment.kind], fragment.body, f"{fragment.kind} {fragment.name!r}")
     model._created_at = fragment.created_at
     return model
 
@@ -95,6 +95,15 @@ def explode(model: RunLog | BranchLog | StepLog) -> tuple[Fragment, list[Fragmen
         nested += [fragment_of(child) for child in children]
         stack += [child for child in reversed(children) if isinstance(child, StepLog | BranchLog)]
     return own, nested
+
+
+def validate_json(cls: type[Model], text: bytes, what: str) -> Model:
+    """Return the model that JSON text holds; see :func:`validate`."""
+    try:
+        return cls.model_validate_json(text)
+    except ValidationError:
+        # Its parser gives up earlier than Python's, and does not say which part it could not read.
+        return validate(cls, parse_json(text, what), what)
 
 
 def validate(cls: type[Model], value: object, what: str) -> Model:

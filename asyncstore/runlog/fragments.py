@@ -7,7 +7,7 @@ What stands in them is :mod:`asyncstore.runlog.encoding`'s business, the tree th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from hashlib import blake2b
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from asyncstore.runlog._json import parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 __all__ = ["HEADER", "JOB", "WHOLE_RUN", "Fragment", "FragmentKey", "Kind", "Selection", "in_creation_order"]
 
@@ -62,8 +62,13 @@ class Fragment:
     """When it was first stored (UTC); ``None`` before that, and in logs of tools that do not say."""
     etag: str = ""
     """The storage's version tag, where it gives one."""
-    cursor: str = ""
-    """Only from ``watch``: give it back to ``watch`` to go on after this fragment."""
+    write_cursor: Callable[[], str] | None = field(default=None, compare=False, repr=False)
+    """Only from ``watch``: writes :attr:`cursor`."""
+
+    @property
+    def cursor(self) -> str:
+        """Of one from ``watch``: give it back to ``watch`` to go on after this fragment; ``""`` of others."""
+        return self.write_cursor() if self.write_cursor is not None else ""
 
     @property
     def kind(self) -> Kind:

@@ -17,7 +17,7 @@ from asyncstore.runlog._json import FRAGMENT_LIMIT_BYTES
 from asyncstore.runlog._watch import Cursor
 from asyncstore.runlog.encoding import explode, fragment_of, parameter_fragment, to_model
 from asyncstore.runlog.fragments import HEADER, JOB, WHOLE_RUN, Fragment, FragmentKey, Kind, Selection
-from asyncstore.runlog.tree import NESTING_LIMIT, assemble, assemble_branch, flatten, nest
+from asyncstore.runlog.tree import NESTING_LIMIT, assemble, assemble_branch, flatten, read_header, write_document
 from asyncstore.testing._runlog.base import HOSTILE_NAMES, branch, step
 from asyncstore.testing._runlog.parts import nested_run
 
@@ -51,6 +51,14 @@ def runs(draw: st.DrawFn) -> RunLog:
     return RunLog(run_id="r", steps=steps("", 2), parameters=parameters())
 
 
+def document_of(fragments: list[Fragment]) -> dict[str, Any]:
+    """Return the document that fragments make up, parsed."""
+    text = write_document(fragments)
+    assert text is not None
+    tree: dict[str, Any] = json.loads(text)
+    return tree
+
+
 def start_of(value: object) -> str:
     """Return a test id that fits on a line."""
     return str(value)[:8]
@@ -74,9 +82,8 @@ def test_a_run_taken_apart_and_put_together_is_the_same() -> None:
 @given(runs())
 def test_flatten_undoes_nest_whatever_the_names(run_log: RunLog) -> None:
     fragments = fragments_of(run_log)
-    tree = nest(fragments)
-    assert tree is not None
-    again = {item.key: item for item in flatten(json.loads(json.dumps(tree)))}
+    tree = document_of(fragments)
+    again = {item.key: item for item in flatten(tree)}
     assert set(again) == {item.key for item in fragments}
     for item in fragments:
         assert again[item.key].value == item.value
@@ -88,9 +95,8 @@ def test_flatten_undoes_nest_whatever_the_names(run_log: RunLog) -> None:
 def test_no_fragment_is_lost_in_a_document_whatever_is_missing(run_log: RunLog, dice: random.Random) -> None:
     header, *parts = fragments_of(run_log)
     kept = [header, *(part for part in parts if dice.random() < 0.7)]
-    tree = nest(kept)
-    assert tree is not None
-    again = {fragment.key: fragment.value for fragment in flatten(json.loads(json.dumps(tree)))}
+    tree = document_of(kept)
+    again = {fragment.key: fragment.value for fragment in flatten(tree)}
     assert {fragment.key for fragment in kept} <= set(again)
     assert all(again[fragment.key] == fragment.value for fragment in kept)
 
@@ -106,14 +112,32 @@ def test_nothing_below_a_missing_step_is_lost_in_a_document() -> None:
         fragment_of(step("deep", "fan.a.inner.b")),
         parameter_fragment("z", 3, "nowhere"),
     ]
-    tree = nest(kept)
-    assert tree is not None
+    tree = document_of(kept)
     assert {fragment.key: fragment.value for fragment in flatten(tree)} == {item.key: item.value for item in kept}
+
+
+@given(runs(), st.integers(0, 2000), st.sampled_from(["", "é🙂", "x" * 50]))
+def test_a_header_read_from_a_beginning_is_the_header(run_log: RunLog, length: int, tag: str) -> None:
+    run_log.tag, run_log.run_config = tag, {"a": [1.5, {"steps": None}], "n": 12345678901234567890}
+    fragments = fragments_of(run_log)
+    text = write_document(fragments)
+    assert text is not None
+    header = read_header(text[:length])
+    if header is not None:
+        assert (header.value, header.created_at) == (fragments[0].value, EPOCH)
+    assert read_header(text) is not None
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[]", b"{}", b"null", b'{"run_id":1', b'{"run_id":"r","steps":{}}', b'{"a":1} ']
+)
+def test_a_beginning_without_a_whole_header_says_nothing(text: bytes) -> None:
+    assert read_header(text) is None
 
 
 def test_without_a_header_there_is_no_run() -> None:
     assert assemble([fragment_of(step("train"))]) is None
-    assert nest([]) is None
+    assert write_document([]) is None
 
 
 def test_a_missing_branch_is_stood_in_for() -> None:
@@ -213,9 +237,8 @@ def test_what_is_nested_too_deep_for_readers_is_kept_beside_the_tree() -> None:
         kept.append(fragment_of(step("s", scope)))
         scope = f"{scope}.s.b" if scope else "s.b"
         kept.append(fragment_of(branch(scope)))
-    tree = nest(kept)
-    assert tree is not None
-    again = flatten(json.loads(json.dumps(tree)))
+    tree = document_of(kept)
+    again = flatten(tree)
     assert {item.key for item in again} == {item.key for item in kept}
     assert assemble(kept) is not None
 
@@ -251,6 +274,17 @@ class TestCursor:
         resumed = Cursor.parse(cursor.text(), "r")
         assert not resumed.is_new(old)
         assert resumed.is_new(new)
+
+    def test_a_position_stays_where_it_was_given_out(self) -> None:
+        cursor = Cursor.parse(None, "r")
+        positions, texts = [], []
+        for number in range(3000):
+            cursor.add(parameter_fragment(f"x{number % 7}", number))
+            positions.append(cursor.here())
+            texts.append(cursor.text())
+        for position, text in zip(positions, texts, strict=True):
+            found, expected = Cursor.parse(position(), "r"), Cursor.parse(text, "r")
+            assert found._versions == expected._versions
 
     def test_it_stays_small_while_a_part_changes(self) -> None:
         cursor = Cursor.parse(None, "r")
