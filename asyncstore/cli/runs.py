@@ -1,15 +1,13 @@
-"""``asyncstore runs``: look at runs, follow them, take them out."""
+"""``asyncstore runs``: look at runs, follow them, delete them; :mod:`_transfer` has what takes them elsewhere."""
 
-import asyncio
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from asyncstore._core.files import write_atomically
+from asyncstore.cli import _transfer
 from asyncstore.cli._command import Session, command
 from asyncstore.cli._output import clean, status_text, time_text
 from asyncstore.cli._tree import run_tree
@@ -20,7 +18,7 @@ from asyncstore.runlog.fragments import Fragment, Kind
 __all__ = ["NAME", "app"]
 
 NAME = "runs"
-app = typer.Typer(help="Look at runs: list, show, watch, export, delete.", no_args_is_help=True)
+app = typer.Typer(help="Look at runs, delete them, take them elsewhere: import, copy, export.", no_args_is_help=True)
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
 TIME_HELP = "ISO 8601, in local time unless it says otherwise"
@@ -89,21 +87,7 @@ async def watch(
                 session.output.show(_line(fragment))
 
 
-@command(app, "export")
-async def export(
-    session: Session,
-    run_id: RunArgument,
-    to: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file.")] = None,
-) -> None:
-    """Write a run as one JSON document, as magnus and runnable write it."""
-    async with session.services() as services:
-        run_log = await services.run_log_store.get_run_log_by_id(run_id)
-    text = run_log.model_dump_json(indent=2, warnings="none")
-    if to is None:
-        session.output.json_text(text)
-        return
-    await asyncio.to_thread(_write, to, f"{text}\n")
-    session.output.note(f"wrote {to}")
+_transfer.register(app)
 
 
 def confirm(session: Session, run_ids: list[str], data: bool, yes: bool) -> None:
@@ -200,10 +184,3 @@ def _parsed(time: str) -> datetime | None:
         return datetime.fromisoformat(time)
     except ValueError:
         return None
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        write_atomically(path, text.encode())
-    except OSError as error:
-        raise ConfigurationError(f"cannot write {path}: {error.strerror}") from error
