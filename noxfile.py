@@ -10,6 +10,7 @@ nox.options.error_on_missing_interpreters = False
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
+BENCHMARKS = {"smoke": "benchmarks/bench_smoke.py", "objects": "benchmarks/bench_runlog_objects.py"}
 SERVERS_IN_PARALLEL = ["-n", "auto", "--maxprocesses", "8"]
 
 
@@ -70,6 +71,8 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Compare speeds with plain aioboto3 and one transaction per row."""
+    """Compare speeds with peers: ``-- smoke …``, the default, or ``-- objects …``, with that benchmark's options."""
     install(session, ".[all]", "bench")
-    session.run("python", "benchmarks/bench_smoke.py", *session.posargs)
+    options = list(session.posargs)
+    chosen = options.pop(0) if options and options[0] in BENCHMARKS else "smoke"
+    session.run("python", BENCHMARKS[chosen], *options)

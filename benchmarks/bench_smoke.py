@@ -23,11 +23,12 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import aioboto3
 import sqlalchemy as sa
-from aiobotocore.config import AioConfig
+from harness.report import align, number
+from harness.s3 import aioboto3_client
+from harness.work import TASKS, spread, step_fields
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from asyncstore import ChunkedS3RunLogStore, DBRunLogStore, S3Catalog, StepLog, create_tables
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from asyncstore import RunLogStore
     from asyncstore.testing.servers import S3Server
 
-TASKS = 64
 FILE_BYTES = 4096
 
 Timed = Callable[[], Awaitable[float]]
@@ -84,23 +84,8 @@ class Case:
         return self.rate("ours") / self.rate("peer")
 
 
-async def spread(work: Callable[[int], Awaitable[Any]], count: int) -> float:
-    """Await ``work(0) … work(count - 1)`` from 64 tasks and return the seconds it took."""
-    numbers = iter(range(count))
-
-    async def worker() -> None:
-        for number in numbers:
-            await work(number)
-
-    start = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(TASKS):
-            group.create_task(worker())
-    return time.perf_counter() - start
-
-
 def step(number: int) -> StepLog:
-    return StepLog(name=f"step-{number}", internal_name=f"step-{number}", status="SUCCESS", message="m" * 200)
+    return StepLog.model_validate(step_fields(number))
 
 
 async def add_steps(store: RunLogStore, count: int) -> float:
@@ -113,25 +98,11 @@ async def add_steps(store: RunLogStore, count: int) -> float:
     return seconds
 
 
-@contextlib.asynccontextmanager
-async def plain_client(server: S3Server) -> AsyncIterator[Any]:
-    config = AioConfig(
-        max_pool_connections=TASKS,
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-        s3={"payload_signing_enabled": False, "addressing_style": "path"},
-    )
-    async with aioboto3.Session().client(
-        "s3", endpoint_url=server.endpoint_url, region_name=server.region, config=config
-    ) as client:
-        yield client
-
-
 async def s3_cases(
     server: S3Server, stack: contextlib.AsyncExitStack, folder: Path, adds: int, files: int
 ) -> list[Case]:
     bucket = server.make_bucket("bench")
-    client = await stack.enter_async_context(plain_client(server))
+    client = await stack.enter_async_context(aioboto3_client(server.endpoint_url, server.region))
     store = await stack.enter_async_context(ChunkedS3RunLogStore(**bucket.options, prefix="logs"))
     contents = {f"{number // 100}/{number}.bin": os.urandom(FILE_BYTES) for number in range(files)}
     data = folder / "data"
@@ -242,12 +213,11 @@ async def measure(rounds: int, adds: int, files: int) -> list[Case]:
 
 
 def report(cases: list[Case]) -> None:
-    print(f"{'':<38}{'asyncstore':>12}{'plain':>12}{'ratio':>8}  plain is")
+    rows = [["", "asyncstore", "plain", "ratio", "plain is"]]
     for case in cases:
-        print(
-            f"{case.name:<38}{case.rate('ours'):>12,.0f}{case.rate('peer'):>12,.0f}{case.ratio:>7.1f}×"
-            f"  {case.peer_name} ({case.unit})"
-        )
+        rates = [number(case.rate(who)) for who in ("ours", "peer")]
+        rows.append([f"{case.name}, {case.unit}", *rates, f"{case.ratio:.1f}×", case.peer_name])
+    print("\n".join(align(rows, indent="")))
 
 
 def main() -> None:
