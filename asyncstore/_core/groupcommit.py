@@ -109,7 +109,7 @@ class GroupCommitter(Generic[T, R]):
     async def _lead(self, item: T) -> R:
         self._led = asyncio.get_running_loop().create_future()
         try:
-            (outcome,) = await self._outcomes([item])
+            (outcome,) = await self._commit([item])
         finally:
             led, self._led = self._led, None
             led.set_result(None)

@@ -223,9 +223,20 @@ class ObstoreObjectStore(ObjectStore):
         mode = await self._mode(key, condition)
         write = MarkedPut(key, condition, f"{self._put_ids}-{next(self._puts):x}")
         metadata[PUT_ID] = write.mark
-        return await put_marked(
-            write, lambda: self._put_once(key, data, mode, metadata), lambda: self.head(key), self._retry
-        )
+        first: AsyncStoreError | None = None
+        try:
+            return await self._put_once(key, data, mode, metadata)
+        except AsyncStoreError as error:
+            first = error
+
+        async def put() -> str:
+            nonlocal first
+            if first is not None:
+                error, first = first, None
+                raise error
+            return await self._put_once(key, data, mode, metadata)
+
+        return await put_marked(write, put, lambda: self.head(key), self._retry)
 
     async def _mode(self, key: str, condition: Condition) -> Any:
         """Return obstore's mode for a put of ``key`` on ``condition``."""

@@ -20,7 +20,7 @@ from asyncstore.runlog.tree import flatten, write_document
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["read_if_current", "read_parts", "write_assembled"]
+__all__ = ["is_current", "read_parts", "read_whole", "write_assembled"]
 
 ETAGS = "_etags"
 """Key under which the document keeps the ETags of the fragments it holds, by their keys within the run."""
@@ -39,17 +39,19 @@ def write_assembled(fragments: Sequence[Fragment]) -> bytes | None:
     return text
 
 
-def read_if_current(text: bytes, etags: Mapping[str, str], what: str) -> RunLog | None:
-    """
-    Return the run log if the document holds exactly the fragments that ``etags`` names, as they are now.
+def read_whole(text: bytes, what: str) -> tuple[RunLog | None, object]:
+    """Return the run log that the document is, ``None`` if it is none, and the ETags of the fragments it holds."""
+    try:
+        run_log = validate_json(RunLog, text, what)
+    except IntegrityError:
+        return None, None
+    return run_log, (run_log.__pydantic_extra__ or {}).pop(ETAGS, None)
 
-    Raises:
-        IntegrityError: it is not a run log.
-    """
-    run_log = validate_json(RunLog, text, what)
-    held = (run_log.__pydantic_extra__ or {}).pop(ETAGS, None)
+
+def is_current(held: object, listed: Mapping[str, str]) -> bool:
+    """Tell whether a document holds exactly the fragments that are listed, as they are now."""
     # Where listings carry no ETags they tell nothing.
-    return run_log if held == etags and all(etags.values()) else None
+    return held == listed and all(listed.values())
 
 
 def read_parts(text: bytes, what: str) -> dict[FragmentKey, Fragment]:

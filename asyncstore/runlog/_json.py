@@ -19,6 +19,7 @@ DEPTH_LIMIT = 100
 INTEGER_LIMIT_DIGITS = 4300
 """Longest integer that Python parses (``sys.int_info.default_max_str_digits``)."""
 
+_SUSPECT = re.compile(rb"\\u0000|NaN|Infinity")
 _LONG_INTEGER = re.compile(rb"\d{%d}" % INTEGER_LIMIT_DIGITS)
 
 
@@ -40,7 +41,20 @@ def parse_json(text: bytes | str, what: str) -> Any:
         raise IntegrityError(f"{what} is not readable JSON: {error}") from error
 
 
-def checked(body: bytes, what: str) -> bytes:
+def checked(body: bytes, kind: str, name: str) -> bytes:
+    """
+    Return JSON text that every backend can hold.
+
+    Raises:
+        InvalidValueError: it cannot; the message names what it is of.
+    """
+    if (
+        len(body) <= INTEGER_LIMIT_DIGITS
+        and not _SUSPECT.search(body)
+        and body.count(b"[") + body.count(b"{") <= DEPTH_LIMIT
+    ):
+        return body
+    what = f"{kind} {name!r}"
     if len(body) > FRAGMENT_LIMIT_BYTES:
         raise InvalidValueError(
             f"{what} is {len(body):,} bytes of JSON, over the limit of {FRAGMENT_LIMIT_BYTES:,}: "

@@ -21,6 +21,7 @@ from asyncstore._core.clock import PROCESS_CLOCK
 from asyncstore._core.concurrency import both, for_each, map_bounded
 from asyncstore._core.groupcommit import GroupCommitter
 from asyncstore._core.retry import Contention
+from asyncstore._core.threads import in_thread
 from asyncstore.errors import (
     AlreadyExistsError,
     AsyncStoreError,
@@ -32,7 +33,7 @@ from asyncstore.errors import (
 )
 from asyncstore.objects.base import ANY, NEW, Condition
 from asyncstore.objects.claims import alone_at
-from asyncstore.runlog._assembled import read_if_current, read_parts, write_assembled
+from asyncstore.runlog._assembled import is_current, read_parts, read_whole, write_assembled
 from asyncstore.runlog._keys import SUFFIX, ListedKey, decode_object, encode_object
 from asyncstore.runlog._on_objects import ObjectRunLogStore, in_folder, on_s3, undecided
 from asyncstore.runlog._queries import Candidate, RunQuery, summary_of
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from asyncstore.models import RunLog, RunSummary, StampedModel
-    from asyncstore.objects.base import ObjectMeta, ObjectStore
+    from asyncstore.objects.base import Capabilities, ObjectMeta, ObjectStore
 
 __all__ = ["ChunkedFileSystemRunLogStore", "ChunkedRunLogStore", "ChunkedS3RunLogStore"]
 
@@ -84,6 +85,7 @@ class ChunkedRunLogStore(ObjectRunLogStore):
     def __init__(self, objects: ObjectStore, **place: Any) -> None:
         super().__init__(objects, **place)
         self._stamps: OrderedDict[str, datetime] = OrderedDict()
+        self._able: Capabilities | None = None
 
     # The six verbs.
 
@@ -91,6 +93,10 @@ class ChunkedRunLogStore(ObjectRunLogStore):
         async def write(stamped: Stamped) -> None:
             await self._submit(self._keys.fragment(run_id, stamped.fragment.key), stamped)
 
+        if len(fragments) == 1 and fragments[0].key.kind is not Kind.RUN_LOG:
+            # By far the most frequent write.
+            await write(*_stamped(fragments))
+            return
         if any(fragment.key == HEADER for fragment in fragments):
             await self._make_room(run_id)
         await for_each(write, _stamped(fragments), limit=min(self._limit, len(fragments)))
@@ -160,12 +166,12 @@ class ChunkedRunLogStore(ObjectRunLogStore):
             first, text = await both(lambda: _next(pages), lambda: self._document_text(run_id))
             parts: Mapping[FragmentKey, Fragment] = {}
             if text is not None:
-                first = [*first, *[meta async for page in pages for meta in page]]
-                try:
-                    run_log = read_if_current(text, self._etags(run_id, first), self._where(run_id))
-                except IntegrityError:
-                    run_log = None
-                if run_log is not None:
+                # Parsed while the rest is listed.
+                rest, (run_log, held) = await both(
+                    partial(_all, pages), partial(in_thread, read_whole, text, self._where(run_id))
+                )
+                first = [*first, *rest]
+                if run_log is not None and is_current(held, self._etags(run_id, first)):
                     self._witness_run(run_id, run_log)
                     return run_log
                 parts = self._parts(run_id, text)
@@ -288,7 +294,9 @@ class ChunkedRunLogStore(ObjectRunLogStore):
 
     async def _stamp_to_keep(self, object_key: str, key: FragmentKey) -> datetime | None:
         """Where the storage would not refuse to replace an earlier version, look for one first."""
-        if (await self._objects.capabilities()).create:
+        if self._able is None:
+            self._able = await self._objects.capabilities()
+        if self._able.create:
             return None
         existing = await self._fetch(object_key, ListedKey.of(key))
         return existing.created_at if existing else None
@@ -439,6 +447,10 @@ def _apply(found: Fragment | None, batch: Sequence[Stamped | Change]) -> tuple[l
             first = current.created_at if current is not None else getattr(item, "now", None)
             current = replace(changed, created_at=first, etag=current.etag if current is not None else "")
     return outcomes, current
+
+
+async def _all(pages: AsyncIterator[Sequence[ObjectMeta]]) -> list[ObjectMeta]:
+    return [meta async for page in pages for meta in page]
 
 
 async def _next(pages: AsyncIterator[Sequence[ObjectMeta]]) -> Sequence[ObjectMeta]:

@@ -46,12 +46,11 @@ def fragment_of(model: StampedModel) -> Fragment:
             key = FragmentKey(Kind.BRANCH_LOG, check_name(name, "branch's internal name"))
         case _:
             key = JOB
-    what = f"{key.kind} {key.name!r}"
     try:
         body = model.model_dump_json(exclude=NESTED[type(model)], warnings=False).encode()
     except (PydanticSerializationError, ValueError, RecursionError) as error:
-        raise InvalidValueError(f"{what} cannot be written as JSON: {reason(error)}") from error
-    return Fragment(key, checked(body, what))
+        raise InvalidValueError(f"{key.kind} {key.name!r} cannot be written as JSON: {reason(error)}") from error
+    return Fragment(key, checked(body, key.kind, key.name))
 
 
 def parameter_fragment(key: str, value: object, scope: str = "") -> Fragment:
@@ -62,7 +61,7 @@ def parameter_fragment(key: str, value: object, scope: str = "") -> Fragment:
         body = to_json(value, inf_nan_mode="constants")
     except (PydanticSerializationError, ValueError, RecursionError) as error:
         raise InvalidValueError(f"{what} cannot be written as JSON: {reason(error)}") from error
-    return Fragment(FragmentKey(Kind.PARAMETER, key, scope), checked(body, what))
+    return Fragment(FragmentKey(Kind.PARAMETER, key, scope), checked(body, "parameter", key))
 
 
 def to_model(fragment: Fragment) -> StampedModel:

@@ -310,6 +310,5 @@ def _status(fragments: Sequence[Fragment]) -> str:
 def _check_storable(fragments: Sequence[Fragment]) -> None:
     """Raise InvalidValueError for what one backend holds and another refuses, before anything is written."""
     for part in fragments:
-        what = f"{part.kind} {part.name!r}"
         check_name(part.name, f"name of a {part.kind}")
-        checked(part.body, what)
+        checked(part.body, part.kind, part.name)
