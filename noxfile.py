@@ -10,7 +10,11 @@ nox.options.error_on_missing_interpreters = False
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
-BENCHMARKS = {"smoke": "benchmarks/bench_smoke.py", "objects": "benchmarks/bench_runlog_objects.py"}
+BENCHMARKS = {
+    "smoke": "benchmarks/bench_smoke.py",
+    "objects": "benchmarks/bench_runlog_objects.py",
+    "database": "benchmarks/bench_runlog_database.py",
+}
 SERVERS_IN_PARALLEL = ["-n", "auto", "--maxprocesses", "8"]
 
 

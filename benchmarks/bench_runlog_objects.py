@@ -17,10 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
 import json
-import os
-import platform
 from dataclasses import asdict, replace
 from math import ceil
 from pathlib import Path
@@ -38,20 +35,21 @@ from harness.contest import (
     READER,
     Contest,
     Plan,
-    progress,
     start_contender,
 )
-from harness.machine import others_watched
+from harness.machine import environment, others_watched
 from harness.magnus import VERSIONS, MagnusError, magnus_python
-from harness.report import coloured, comparison_lines, number
-from harness.results import FLAT_MIB, Claim, Comparison, Entry, Goal, Versus, growth_mib
+from harness.report import coloured, print_environment, print_tables
+from harness.results import FLAT_MIB, Claim, Comparison, Entry, Goal, Versus, against, growth_mib
+from harness.rounds import progress
 from harness.servers import SERVERS, Target, serving
 from harness.work import TASKS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
 LIST_PAGE = 1000
+PACKAGES = ("asyncstore", "obstore", "aioboto3", "aiobotocore", "pydantic", "uvloop")
 MEMORY_SAMPLES = 20
 
 
@@ -129,13 +127,6 @@ def reading_finished(contest: Contest) -> Comparison:
     )
 
 
-def against(entries: Mapping[str, Entry], goals: Mapping[str, Goal | None]) -> Iterator[Versus]:
-    """Yield the peers that took part."""
-    for name, goal in goals.items():
-        if name in entries:
-            yield Versus(entries[name], goal)
-
-
 def kept_claim(contest: Contest, name: str) -> Claim:
     found, wanted = contest.kept[name]
     return Claim("step logs found by another reader", f"{found:,} of {wanted:,}", "all", found == wanted)
@@ -167,23 +158,15 @@ def compare(plan: Plan, magnus: str | None, save: Callable[[dict[str, Any]], Non
                 contest = Contest(target, plan, magnus, stack)
                 contest.run()
                 found = comparisons(contest)
-            print_tables(target, found, others)
+            print_contest(target, found, others)
             rows = [comparison.as_json() for comparison in found]
             save({"server": target.name, "latency_s": latency_s, "cores_of_others": others, "comparisons": rows})
 
 
-def print_tables(target: Target, found: list[Comparison], others: list[float]) -> None:
+def print_contest(target: Target, found: list[Comparison], others: list[float]) -> None:
     title = f"{target.name}, {target.latency_s * 1000:.0f} ms added to each request"
-    print(f"\n{title}\n{'═' * len(title)}")
-    for comparison in found:
-        print("\n" + "\n".join(comparison_lines(comparison)))
-    if not target.heeds_conditions:
-        print("\nThe layout s3 is not measured here: asyncstore refuses it where conditional writes are ignored.")
-    verdicts = [verdict for comparison in found for verdict in comparison.verdicts]
-    ceilings = f", {verdicts.count('ceiling')} at what the latency allows" if "ceiling" in verdicts else ""
-    for cores in others:
-        print(f"\nOther processes kept {cores:.1f} of {os.cpu_count()} cores busy meanwhile.")
-    print(f"\n{verdicts.count('pass')} of {len(verdicts)} goals reached{ceilings}.", flush=True)
+    refused = "The layout s3 is not measured here: asyncstore refuses it where conditional writes are ignored."
+    print_tables(title, found, others, [] if target.heeds_conditions else [refused])
 
 
 def measure_memory(adds: int, plan: Plan) -> dict[str, Any]:
@@ -208,26 +191,8 @@ def measure_memory(adds: int, plan: Plan) -> dict[str, Any]:
     return {"adds": adds, "resident_mib": resident_mib, "growth_mib": grown, "flat": flat}
 
 
-def environment(plan: Plan) -> dict[str, Any]:
-    """Tell what was measured, and on what."""
-    packages = ("asyncstore", "obstore", "aioboto3", "aiobotocore", "pydantic", "uvloop")
-    return {
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "cores": os.cpu_count(),
-        "load_at_start": os.getloadavg()[0],
-        "event_loop": "uvloop" if plan.uvloop else "asyncio",
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-    }
-
-
 def introduce(facts: dict[str, Any], plan: Plan, magnus: str | None) -> None:
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    print(versions + (f"; {VERSIONS}" if magnus else ""))
-    print(
-        f"Python {facts['python']} on {facts['event_loop']}, {facts['cores']} cores, load "
-        f"{number(facts['load_at_start'])} at the start; medians of {plan.rounds} rounds"
-    )
+    print_environment(facts, plan.rounds, *([VERSIONS] if magnus else []))
     print("server: share of what CPU it can use (the stub: one core); with * it, not the client, sets the figure")
 
 
@@ -283,7 +248,7 @@ def main() -> None:
     options = read_options()
     plan = plan_of(options)
     magnus = find_magnus(options)
-    facts = environment(plan)
+    facts = environment(PACKAGES, uvloop=plan.uvloop)
     results: dict[str, Any] = {"environment": facts, "plan": asdict(plan), "tables": []}
 
     def save(table: dict[str, Any] | None = None) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from harness.results import Entry, Sample
+from harness.rounds import measure, progress, rotated
 from harness.servers import BUCKET, SERVERS, Target
 from harness.worker import Worker, WorkerError
 
@@ -47,11 +47,6 @@ FULL = Plan(
     latencies_s=(0.0, 0.02), uvloop=False,
 )  # fmt: skip
 QUICK = replace(FULL, rounds=3, adds=1000, lone=50, magnus_adds=8, magnus_rounds=1, servers=("stub",))
-
-
-def progress(text: str) -> None:
-    """Tell whoever waits what is going on."""
-    print(f"… {text}", file=sys.stderr, flush=True)
 
 
 def start_contender(target: Target, name: str, plan: Plan) -> Worker:
@@ -167,12 +162,11 @@ class Contest:
         self._in_turn(self.reads, lambda name: self._read(name, run_id if name == MAGNUS_CHUNKED else live))
         self.finished.samples.append(self._measure(READER, "read", self.plan.steps, finished))
 
-    def _in_turn(self, entries: dict[str, Entry], measure: Callable[[str], None]) -> None:
+    def _in_turn(self, entries: dict[str, Entry], work: Callable[[str], None]) -> None:
         late = self._turn >= self.plan.magnus_rounds
         names = [name for name in entries if not (late and name.startswith("magnus"))]
-        first = self._turn % len(names) if names else 0
-        for name in [*names[first:], *names[:first]]:
-            measure(name)
+        for name in rotated(names, self._turn):
+            work(name)
 
     def _add(self, name: str, entry: Entry, operation: str, wanted: int, run_id: str) -> None:
         count = self._count(name, wanted)
@@ -188,22 +182,7 @@ class Contest:
         return self.plan.magnus_adds if name.startswith("magnus") else count
 
     def _measure(self, name: str, operation: str, count: int, run_id: str) -> Sample:
-        self.target.reset_count()
-        before_s = self.target.cpu_s()
-        figures = self._ask(name, operation, run_id=run_id, count=count)
-        after_s = self.target.cpu_s()
-        server_cpu_s = None if before_s is None or after_s is None else after_s - before_s
-        wall_s = figures["wall_s"]
-        return Sample(
-            count=figures.get("acknowledged", count),
-            wall_s=wall_s,
-            cpu_s=figures["cpu_s"],
-            peak_mib=figures["peak_mib"],
-            median_s=figures.get("median_s"),
-            requests=self.target.request_count(),
-            server_cpu_s=server_cpu_s,
-            server_load=None if server_cpu_s is None else server_cpu_s / wall_s / self.target.cores,
-        )
+        return measure(self.target, lambda: self._ask(name, operation, run_id=run_id, count=count), count)
 
     def _check(self, name: str, run_id: str, count: int) -> None:
         """Have somebody else read what was written: aioboto3 what obstore wrote, obstore everything else."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.results import SERVER_FULL
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from harness.results import Comparison, Entry, Versus
+
+UNMEASURED = "–"
 
 COLOURS = {"pass": "32", "ceiling": "33", "short": "31"}
 
@@ -33,7 +36,7 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     head = ["", unit, "min – max", "wall s", "CPU s", "peak MiB", "requests", "server", relation, "goal", ""]
     rows = [head, [*_cells(comparison, comparison.ours), "", "", ""]]
     rows += [[*_cells(comparison, peer.entry), *_verdict_cells(comparison, peer)] for peer in comparison.peers]
-    title, *entries = align(rows)
+    title, *entries = align(_without_unmeasured(rows))
     lines = [comparison.title, title, *entries]
     lines += [f"    {claim.what}: {claim.value}, goal {claim.goal}: {claim.verdict}" for claim in comparison.claims]
     lines += [f"    {note}" for note in comparison.notes]
@@ -43,6 +46,38 @@ def comparison_lines(comparison: Comparison) -> list[str]:
             f"    the latency allows {comparison.ceiling:,.0f} {comparison.unit}/s: asyncstore is at {share:.0%}"
         )
     return [coloured(line) for line in lines]
+
+
+def print_environment(facts: dict[str, Any], rounds: int, *versions: str) -> None:
+    """Print what :func:`harness.machine.environment` told; ``versions`` of what it does not know."""
+    known = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    print("; ".join([known, *versions]))
+    print(
+        f"Python {facts['python']} on {facts['event_loop']}, {facts['cores']} cores, load "
+        f"{number(facts['load_at_start'])} at the start; medians of {rounds} rounds"
+    )
+
+
+def print_tables(title: str, found: Sequence[Comparison], others: Sequence[float], remarks: Sequence[str] = ()) -> None:
+    """
+    Print what was measured at one place, and how many goals were reached.
+
+    Args:
+        title: the place.
+        found: the tables.
+        others: cores that processes of other people kept busy meanwhile, if that is known.
+        remarks: printed below the tables.
+    """
+    print(f"\n{title}\n{'═' * len(title)}")
+    for comparison in found:
+        print("\n" + "\n".join(comparison_lines(comparison)))
+    for remark in remarks:
+        print(f"\n{remark}")
+    verdicts = [verdict for comparison in found for verdict in comparison.verdicts]
+    ceilings = f", {verdicts.count('ceiling')} at what the latency allows" if "ceiling" in verdicts else ""
+    for cores in others:
+        print(f"\nOther processes kept {cores:.1f} of {os.cpu_count()} cores busy meanwhile.")
+    print(f"\n{verdicts.count('pass')} of {len(verdicts)} goals reached{ceilings}.", flush=True)
 
 
 def coloured(line: str) -> str:
@@ -62,7 +97,7 @@ def number(value: float) -> str:
 
 def _cells(comparison: Comparison, entry: Entry) -> list[str]:
     if not entry.samples:
-        return [entry.name, *["–"] * 7]
+        return [entry.name, *[UNMEASURED] * 7]
     values = [1000 / rate for rate in entry.rates] if comparison.latency else entry.rates
     load, requests = entry.median("server_load"), entry.requests_each
     count = entry.samples[0].count
@@ -72,9 +107,14 @@ def _cells(comparison: Comparison, entry: Entry) -> list[str]:
         _spread(values),
         *(number(entry.median(name) or 0) for name in ("wall_s", "cpu_s")),
         f"{entry.median('peak_mib') or 0:.0f}",
-        "–" if requests is None else f"{requests * count:,.0f}",
-        "–" if load is None else f"{load:.0%}{'*' if load >= SERVER_FULL else ' '}",
+        UNMEASURED if requests is None else f"{requests * count:,.0f}",
+        UNMEASURED if load is None else f"{load:.0%}{'*' if load >= SERVER_FULL else ' '}",
     ]
+
+
+def _without_unmeasured(rows: list[list[str]]) -> list[list[str]]:
+    kept = [column for column in zip(*rows, strict=True) if set(column[1:]) != {UNMEASURED}]
+    return [list(row) for row in zip(*kept, strict=True)]
 
 
 def _verdict_cells(comparison: Comparison, peer: Versus) -> list[str]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 SERVER_FULL = 0.9
 """Load above which the server, and not its client, is what a figure measures."""
@@ -161,6 +164,13 @@ class Comparison:
             "claims": [{"what": c.what, "value": c.value, "goal": c.goal, "met": c.met} for c in self.claims],
             "notes": self.notes,
         }
+
+
+def against(entries: Mapping[str, Entry], goals: Mapping[str, Goal | None]) -> Iterator[Versus]:
+    """Yield the peers that took part."""
+    for name, goal in goals.items():
+        if name in entries:
+            yield Versus(entries[name], goal)
 
 
 def growth_mib(resident_mib: list[float]) -> float:

@@ -65,6 +65,7 @@ class Worker:
         self._stack = contextlib.ExitStack()
         self._log: IO[bytes]
         self._process: subprocess.Popen[bytes]
+        self._begun = ""
 
     def __enter__(self) -> Worker:
         self._log = self._stack.enter_context(tempfile.TemporaryFile())
@@ -97,27 +98,46 @@ class Worker:
         Raises:
             WorkerError: it failed, ended, or did not answer in time.
         """
+        self.begin(operation, **arguments)
+        return self.result()
+
+    def begin(self, operation: str, **arguments: object) -> None:
+        """
+        Have an operation carried out while others work too; the next call must be :meth:`result`.
+
+        Raises:
+            WorkerError: the worker has ended.
+        """
         assert self._process.stdin
-        assert self._process.stdout
+        self._begun = operation
         try:
             self._process.stdin.write(json.dumps([operation, arguments]).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise self._error(operation, "it has ended") from None
+            raise self._error("it has ended") from None
+
+    def result(self) -> Any:
+        """
+        Wait for what was begun, and return its result.
+
+        Raises:
+            WorkerError: it failed, ended, or did not answer in time.
+        """
+        assert self._process.stdout
         if not select.select([self._process.stdout], [], [], ANSWER_DEADLINE_S)[0]:
-            raise self._error(operation, f"no answer within {ANSWER_DEADLINE_S:.0f} s")
+            raise self._error(f"no answer within {ANSWER_DEADLINE_S:.0f} s")
         line = self._process.stdout.readline()
         if not line:
-            raise self._error(operation, "it has ended")
+            raise self._error("it has ended")
         answer = json.loads(line)
         if "error" in answer:
-            raise WorkerError(f"{self.name}: {operation}: {answer['error']}")
+            raise WorkerError(f"{self.name}: {self._begun}: {answer['error']}")
         return answer["result"]
 
-    def _error(self, operation: str, reason: str) -> WorkerError:
+    def _error(self, reason: str) -> WorkerError:
         self._log.seek(0)
         printed = self._log.read().decode(errors="replace")[-2000:]
-        return WorkerError(f"{self.name}: {operation}: {reason}\n{printed}")
+        return WorkerError(f"{self.name}: {self._begun}: {reason}\n{printed}")
 
 
 async def serve(operations: Mapping[str, Callable[..., Awaitable[object]]]) -> None:
