@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
-__all__ = ["ByteBudget", "both", "for_each", "map_bounded", "shielded"]
+__all__ = ["ByteBudget", "both", "for_each", "map_bounded", "shielded", "to_its_end"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -162,3 +163,26 @@ async def shielded(cleanup: Awaitable[None], *, deadline_s: float = CLEANUP_DEAD
             task.exception()
         raise cancelled
     task.result()
+
+
+async def to_its_end(work: asyncio.Future[T]) -> T:
+    """
+    Return what ``work``, a task or future of the caller's, comes to; a caller cancelled meanwhile waits for its end.
+
+    Unlike :func:`shielded` it sets no deadline before the caller is cancelled.
+    """
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        if not work.done():
+            with contextlib.suppress(TimeoutError):
+                await shielded(_settled(work))
+        raise
+    finally:
+        work.cancel()
+
+
+async def _settled(work: asyncio.Future[T]) -> None:
+    await asyncio.wait([work])
+    if not work.cancelled():
+        work.exception()

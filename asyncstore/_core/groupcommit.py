@@ -13,7 +13,9 @@ from asyncstore._core.concurrency import shielded
 from asyncstore.errors import ClosedError, OutcomeUnknownError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from asyncstore._core.pace import Pace
 
 __all__ = ["GroupCommitter"]
 
@@ -42,10 +44,12 @@ class GroupCommitter(Generic[T, R]):
         weight_limit: a batch ends before the item that would make it heavier than this; one item may be heavier alone.
         splits: tells of an error that ``commit`` raised whether one item of the batch may be to blame. Then nothing of
             the batch may have been committed, and its halves are committed on their own, until only the callers of the
-            items to blame get the error.
+            items to blame get the error: for one such item among n that takes at most 2·log2(n)+1 further commits.
         before: awaited before each batch is gathered, so that what comes meanwhile goes along; it must not raise. The
             batch may be empty then, if its callers have all been cancelled.
         inline: whether a lone item is committed by its caller; ``commit`` must bear being cancelled then.
+        pace: finds out whether callers are told in two halves, so that one half is committed while the other works;
+            without it all are told at once, and what they come back with is one batch.
         on_idle: called each time when nothing is pending or being committed any more.
     """
 
@@ -59,6 +63,7 @@ class GroupCommitter(Generic[T, R]):
         splits: Callable[[Exception], bool] | None = None,
         before: Callable[[], Awaitable[None]] | None = None,
         inline: bool = False,
+        pace: Pace | None = None,
         on_idle: Callable[[], None] | None = None,
     ) -> None:
         self._commit = commit
@@ -68,6 +73,7 @@ class GroupCommitter(Generic[T, R]):
         self._splits = splits
         self._before = before
         self._inline = inline
+        self._pace = pace
         self._led: asyncio.Future[None] | None = None
         self._on_idle = on_idle
         self._pending: dict[asyncio.Future[R], T] = {}
@@ -155,18 +161,46 @@ class GroupCommitter(Generic[T, R]):
 
     async def _drain(self) -> None:
         batch: dict[asyncio.Future[R], T] = {}
+        untold: dict[asyncio.Future[R], R | Exception] = {}
         try:
             while self._pending:
                 if self._before is not None:
                     await self._before()
                 batch = self._take()
-                await self._commit_batch(batch)
+                # Those told now come back with their next items while this batch is being committed.
+                _settle(untold)
+                outcomes, _ = await self._outcomes(list(batch.values()))
+                untold, batch = dict(zip(batch, outcomes, strict=True)), {}
+                untold = await self._tell(untold)
+            _settle(untold)
+            if self._pace is not None:
+                self._pace.rest()
         except BaseException:
             # The task itself was cancelled, by its loop's end or a hurried close: nobody may be left waiting.
+            _settle(untold)
             unknown = OutcomeUnknownError("the store was closed during the write: it may have landed or not")
-            _settle(batch, [unknown] * len(batch))
+            _settle(dict.fromkeys(batch, unknown))
             self._refuse_pending()
             raise
+
+    async def _tell(self, outcomes: dict[asyncio.Future[R], R | Exception]) -> dict[asyncio.Future[R], R | Exception]:
+        """
+        Tell callers what came of their items, and let them come back with the next ones.
+
+        Where commits are to overlap with what callers do, those of one half do not wait for the other: return whom to
+        tell once the next commit is under way.
+        """
+        if len(outcomes) == 1:
+            _settle(outcomes)
+            return {}
+        overlaps = self._pace is not None and self._pace.overlaps(len(outcomes), asyncio.get_running_loop().time())
+        if overlaps and self._pending:
+            return outcomes
+        items = list(outcomes.items())
+        told = len(items) // 2 if overlaps else len(items)
+        _settle(dict(items[:told]))
+        await asyncio.sleep(0)
+        return dict(items[told:])
 
     def _drained(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
@@ -186,25 +220,27 @@ class GroupCommitter(Generic[T, R]):
             del self._pending[future]
         return batch
 
-    async def _commit_batch(self, batch: dict[asyncio.Future[R], T]) -> None:
-        _settle(batch, await self._outcomes(list(batch.values())))
-
-    async def _outcomes(self, items: list[T]) -> Sequence[R | Exception]:
-        try:
-            return await self._commit(items)
-        except Exception as error:
-            if len(items) == 1 or self._splits is None or not self._splits(error):
-                return [error] * len(items)
+    async def _outcomes(self, items: list[T], *, to_blame: bool = False) -> tuple[Sequence[R | Exception], bool]:
+        """Return each item's outcome, and whether one commit took them all; ``to_blame`` tells that none will."""
+        if len(items) == 1 or not to_blame:
+            try:
+                return await self._commit(items), True
+            except Exception as error:
+                if len(items) == 1 or self._splits is None or not self._splits(error):
+                    return [error] * len(items), False
         middle = len(items) // 2
-        return [*await self._outcomes(items[:middle]), *await self._outcomes(items[middle:])]
+        first, landed = await self._outcomes(items[:middle])
+        # If they failed together and the first half did not, it was for the second, which need not be tried as a whole.
+        second, _ = await self._outcomes(items[middle:], to_blame=landed)
+        return [*first, *second], False
 
     def _refuse_pending(self) -> None:
         refused, self._pending = self._pending, {}
-        _settle(refused, [ClosedError("the store was closed before the write began")] * len(refused))
+        _settle(dict.fromkeys(refused, ClosedError("the store was closed before the write began")))
 
 
-def _settle(batch: dict[asyncio.Future[R], T], outcomes: Sequence[R | Exception]) -> None:
-    for future, outcome in zip(batch, outcomes, strict=True):
+def _settle(outcomes: Mapping[asyncio.Future[R], R | Exception]) -> None:
+    for future, outcome in outcomes.items():
         if future.done():
             continue
         if isinstance(outcome, Exception):

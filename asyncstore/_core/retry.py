@@ -28,8 +28,8 @@ logging.getLogger("stamina").addHandler(logging.NullHandler())
 class RetryPolicy:
     """How long to keep trying; delays grow exponentially with jitter."""
 
-    attempts: int = 6
-    """Most calls in all."""
+    attempts: int | None = 6
+    """Most calls in all; ``None`` leaves it to the deadline."""
     deadline_s: float = 45.0
     """Once so much time has passed since the first failure, the next one is final."""
     initial_delay_s: float = 0.1
@@ -76,7 +76,7 @@ async def retrying(call: Callable[[], Awaitable[T]], policy: RetryPolicy = DEFAU
     try:
         return await call()
     except UnavailableError as error:
-        if policy.attempts <= 1:
+        if policy.attempts == 1:
             raise
         pending: UnavailableError | None = error
     async for attempt in stamina.retry_context(

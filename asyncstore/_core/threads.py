@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from asyncstore._core.concurrency import shielded
+from asyncstore._core.concurrency import to_its_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,17 +23,4 @@ async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs)
     Unlike :func:`asyncio.to_thread`, a cancelled caller waits until the thread is done: whatever it had open is closed,
     and nothing is written behind the back of a caller that has gone on. So give it short work.
     """
-    future = asyncio.get_running_loop().run_in_executor(None, lambda: function(*args, **kwargs))
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        if not future.done():
-            with contextlib.suppress(TimeoutError):
-                await shielded(_settled(future))
-        raise
-
-
-async def _settled(future: asyncio.Future[R]) -> None:
-    await asyncio.wait([future])
-    if not future.cancelled():
-        future.exception()
+    return await to_its_end(asyncio.get_running_loop().run_in_executor(None, lambda: function(*args, **kwargs)))
