@@ -7,6 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Self
+from weakref import WeakSet
 
 from asyncstore.errors import ClosedError
 
@@ -14,6 +15,22 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 __all__ = ["Resource"]
+
+_open: WeakSet[Resource] = WeakSet()
+_inherited: list[object] = []
+
+
+def _keep_what_is_the_parents() -> None:
+    """
+    Let nothing be collected in a forked child that the parent has open.
+
+    Drivers end connections that nobody holds any more, and loops close what they wait on, which the parent shares.
+    """
+    _inherited.extend((resource, resource._stack) for resource in _open)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_what_is_the_parents)
 
 
 class Resource(ABC):
@@ -26,7 +43,7 @@ class Resource(ABC):
     A resource belongs to the event loop and the process that opened it.
     """
 
-    __slots__ = ("_loop", "_opening", "_pid", "_stack", "_state")
+    __slots__ = ("__weakref__", "_loop", "_opening", "_pid", "_stack", "_state")
 
     def __init__(self) -> None:
         self._state = "new"
@@ -59,7 +76,10 @@ class Resource(ABC):
         stack, self._stack = self._stack, None
         self._state = "closed"
         if stack is not None and self._pid == os.getpid():
-            await stack.aclose()
+            try:
+                await stack.aclose()
+            finally:
+                _open.discard(self)
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -73,6 +93,7 @@ class Resource(ABC):
         return f"<{type(self).__name__} {self._state}>"
 
     async def _open_once(self) -> None:
+        _open.add(self)
         async with AsyncExitStack() as stack:
             await self._open(stack)
             if self._state == "closed":
@@ -86,7 +107,8 @@ class Resource(ABC):
         if self._state != "open":
             advice = "it was closed" if self._state == "closed" else "enter it with 'async with' first"
             raise ClosedError(f"{type(self).__name__} is not open: {advice}")
-        if self._loop is not asyncio.get_running_loop():
-            raise ClosedError(f"{type(self).__name__} was opened on another event loop: open one per loop")
+        # The fork comes first: a process that was forked has a loop of its own, too.
         if self._pid != os.getpid():
             raise ClosedError(f"{type(self).__name__} was opened before a fork: open one in this process")
+        if self._loop is not asyncio.get_running_loop():
+            raise ClosedError(f"{type(self).__name__} was opened on another event loop: open one per loop")
