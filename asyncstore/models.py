@@ -11,16 +11,18 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic.json_schema import SkipJsonSchema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 __all__ = [
     "CREATED",
     "FAIL",
     "PROCESSING",
     "STAMP",
+    "STAMP_FIELD",
     "SUCCESS",
     "TERMINAL_STATUSES",
     "BranchLog",
@@ -48,6 +50,10 @@ STAMP = "_created_at"
 """JSON key under which a stored part of a run log keeps its creation time."""
 
 
+STAMP_FIELD = "stamp_"
+"""The field of models that holds it."""
+
+
 def stamp_text(stamp: datetime) -> str:
     """Write a creation time as JSON holds it, always of the same length."""
     return stamp.astimezone(UTC).isoformat(timespec="microseconds")
@@ -71,28 +77,32 @@ class StampedModel(LogModel):
     """
     A part of the run log that is stored on its own and keeps the time it was first stored.
 
-    ``created_at`` is not a field: it belongs to the store, travels with a model that was read, and takes no part in
-    comparison or in JSON.
+    ``created_at`` belongs to the store: it travels with a model that was read, and takes no part in comparison,
+    iteration or JSON.
     """
 
-    _created_at: datetime | None = PrivateAttr(default=None)
-
-    def model_post_init(self, context: object) -> None:
-        """Take the stamp out of the stored JSON, where it stands beside the fields."""
-        if self.__pydantic_extra__ and STAMP in self.__pydantic_extra__:
-            self._created_at = parse_stamp(self.__pydantic_extra__.pop(STAMP))
+    # A field that nothing shows, and not a private attribute: that would call into Python for each model that is read.
+    stamp_: SkipJsonSchema[Any] = Field(default=None, alias="_created_at", exclude=True, repr=False)
+    """The creation time, or its text, for stores to set. Of any type: a time that is none is no error."""
 
     @property
     def created_at(self) -> datetime | None:
         """When the store first saw it (UTC); ``None`` before it was stored."""
-        return self._created_at
+        stamp = self.stamp_
+        return stamp if isinstance(stamp, datetime) else parse_stamp(stamp)
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return self.__dict__ == other.__dict__ and self.__pydantic_extra__ == other.__pydantic_extra__
+        return self._shown() == other._shown() and self.__pydantic_extra__ == other.__pydantic_extra__
 
     __hash__ = None  # type: ignore[assignment]
+
+    def __iter__(self) -> Generator[tuple[str, Any], None, None]:
+        return (item for item in super().__iter__() if item[0] != STAMP_FIELD)
+
+    def _shown(self) -> dict[str, Any]:
+        return {**self.__dict__, STAMP_FIELD: None}
 
 
 class DataCatalog(LogModel):

@@ -28,6 +28,11 @@ _MODELS: dict[Kind, type[StampedModel]] = {
     Kind.BRANCH_LOG: BranchLog,
     Kind.JOB_LOG: JobLog,
 }
+_NAMED: dict[type[StampedModel], tuple[Kind, str]] = {
+    StepLog: (Kind.STEP_LOG, "step's internal name"),
+    BranchLog: (Kind.BRANCH_LOG, "branch's internal name"),
+}
+"""By exact class: ``isinstance`` takes as long for a model of pydantic as all the rest."""
 
 
 def fragment_of(model: StampedModel) -> Fragment:
@@ -37,17 +42,10 @@ def fragment_of(model: StampedModel) -> Fragment:
     Raises:
         InvalidValueError: a value has no JSON form that every backend can hold, or is too large or too deep.
     """
-    match model:
-        case RunLog():
-            key = HEADER
-        case StepLog(internal_name=name):
-            key = FragmentKey(Kind.STEP_LOG, check_name(name, "step's internal name"))
-        case BranchLog(internal_name=name):
-            key = FragmentKey(Kind.BRANCH_LOG, check_name(name, "branch's internal name"))
-        case _:
-            key = JOB
+    key = _key_of(model)
     try:
-        body = model.model_dump_json(exclude=NESTED[type(model)], warnings=False).encode()
+        # What model_dump_json calls, without a string in between.
+        body = model.__pydantic_serializer__.to_json(model, exclude=NESTED[type(model)], warnings=False)
     except (PydanticSerializationError, ValueError, RecursionError) as error:
         raise InvalidValueError(f"{key.kind} {key.name!r} cannot be written as JSON: {reason(error)}") from error
     return Fragment(key, checked(body, key.kind, key.name))
@@ -72,7 +70,7 @@ def to_model(fragment: Fragment) -> StampedModel:
         IntegrityError: the stored text is not such a model.
     """
     model = validate_json(_MODELS[fragment.kind], fragment.body, f"{fragment.kind} {fragment.name!r}")
-    model._created_at = fragment.created_at
+    model.stamp_ = fragment.created_at
     return model
 
 
@@ -80,6 +78,8 @@ def explode(model: RunLog | BranchLog | StepLog) -> tuple[Fragment, list[Fragmen
     """Return the fragment of the model's own fields, and those of everything nested in it, outermost first."""
     own = fragment_of(model)
     nested: list[Fragment] = []
+    if type(model) is StepLog and not model.branches:
+        return own, nested
     stack: list[RunLog | BranchLog | StepLog] = [model]
     while stack:
         current = stack.pop()
@@ -94,6 +94,13 @@ def explode(model: RunLog | BranchLog | StepLog) -> tuple[Fragment, list[Fragmen
         nested += [fragment_of(child) for child in children]
         stack += [child for child in reversed(children) if isinstance(child, StepLog | BranchLog)]
     return own, nested
+
+
+def _key_of(model: StampedModel) -> FragmentKey:
+    kind, what = _NAMED.get(type(model), (None, ""))
+    if kind is None:
+        return HEADER if isinstance(model, RunLog) else JOB
+    return FragmentKey(kind, check_name(model.internal_name, what))  # type: ignore[attr-defined]
 
 
 def validate_json(cls: type[Model], text: bytes, what: str) -> Model:

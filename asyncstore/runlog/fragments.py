@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from asyncstore.runlog._json import parse_json
 
@@ -33,8 +33,7 @@ class Kind(StrEnum):
     JOB_LOG = "JobLog"
 
 
-@dataclass(frozen=True, slots=True)
-class FragmentKey:
+class FragmentKey(NamedTuple):
     """Names one fragment within its run."""
 
     kind: Kind

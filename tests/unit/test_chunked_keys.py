@@ -16,7 +16,7 @@ STAMP = datetime(2026, 11, 20, 12, 0, 0, 1, UTC)
 
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=300)
 keys = st.one_of(
-    st.builds(FragmentKey, st.sampled_from([Kind.STEP_LOG, Kind.BRANCH_LOG]), names),
+    st.builds(FragmentKey, st.sampled_from([Kind.STEP_LOG, Kind.BRANCH_LOG]), names, st.just("")),
     st.builds(FragmentKey, st.just(Kind.PARAMETER), names, st.one_of(st.just(""), names)),
 )
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import copy
 import json
 import pickle
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from asyncstore.models import (
+    STAMP,
     BranchLog,
     DataCatalog,
     JobLog,
@@ -101,6 +104,38 @@ def test_the_creation_time_is_no_field() -> None:
     assert stamped == StepLog(name="a", internal_name="a")
     assert pickle.loads(pickle.dumps(stamped)).created_at == stamped.created_at
     assert StepLog.model_validate({"name": "a", "internal_name": "a", "_created_at": "no time"}).created_at is None
+
+
+def test_the_creation_time_is_seen_nowhere_and_goes_along_everywhere() -> None:
+    text = '{"name":"a","internal_name":"a","stamp_":1,"x":2,"_created_at":"2026-11-20T00:00:00.000001+00:00"}'
+    stamped = StepLog.model_validate_json(text)
+    plain = StepLog(name="a", internal_name="a", stamp_=1, x=2)  # type: ignore[call-arg]
+    assert (stamped == plain, repr(stamped)) == (True, repr(plain))
+    assert (stamped.model_dump(), stamped.model_dump_json()) == (plain.model_dump(), plain.model_dump_json())
+    assert (stamped.model_extra, json.loads(stamped.model_dump_json())["stamp_"]) == ({"stamp_": 1, "x": 2}, 1)
+    for mode in ("validation", "serialization"):
+        assert STAMP not in json.dumps(RunLog.model_json_schema(mode=mode))
+    copies = [
+        stamped.model_copy(),
+        stamped.model_copy(update={"status": "SUCCESS"}, deep=True),
+        copy.copy(stamped),
+        copy.deepcopy(stamped),
+        StepLog.model_validate(stamped),
+        BranchLog(internal_name="b", steps={"a": stamped}).steps["a"],
+        StepLog.model_construct(name="a", _created_at="2026-11-20T00:00:00.000001+00:00"),
+    ]
+    assert {item.created_at for item in copies} == {datetime(2026, 11, 20, 0, 0, 0, 1, UTC)}
+
+
+@pytest.mark.parametrize("stamp", [None, 7, [], {}, "no time", "9999-12-31T23:59:59-23:59"])
+def test_what_is_no_creation_time_is_none(stamp: Any) -> None:
+    text = json.dumps({"name": "a", "internal_name": "a", STAMP: stamp})
+    assert StepLog.model_validate_json(text).created_at is None
+
+
+def test_a_model_is_its_fields() -> None:
+    stamped = StepLog.model_validate({"name": "a", "internal_name": "a", "x": 1, STAMP: "2026-11-20T00:00:00+00:00"})
+    assert dict(stamped) == dict(StepLog(name="a", internal_name="a", x=1))  # type: ignore[call-arg]
 
 
 def test_parts_of_different_kinds_are_not_equal() -> None:
