@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 from blockbuster import BlockBuster
 
+from asyncstore.testing.pgbouncer import PgBouncer, is_installed, pgbouncer_server
 from asyncstore.testing.postgres import PostgresServer, postgres_server
 from asyncstore.testing.s3_stub import StubServer, s3_stub_server
 from asyncstore.testing.servers import Bucket, S3Server, moto_server, rclone_server
@@ -111,6 +112,21 @@ async def postgres_url(postgres: PostgresServer) -> AsyncIterator[str]:
     """Give the URL of an empty database."""
     async with postgres.database() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(postgres: PostgresServer) -> Iterator[PgBouncer]:
+    """Run pgbouncer before PostgreSQL, in transaction mode."""
+    if not is_installed():
+        pytest.skip("there is no pgbouncer on this machine: apt-get install pgbouncer")
+    with pgbouncer_server(postgres) as server:
+        yield server
+
+
+@pytest.fixture
+def pgbouncer_url(pgbouncer: PgBouncer, postgres_url: str) -> str:
+    """Return the URL of an empty database, which is reached through pgbouncer."""
+    return pgbouncer.url_of(postgres_url)
 
 
 @pytest.fixture

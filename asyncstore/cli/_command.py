@@ -31,6 +31,9 @@ ConfigOption: TypeAlias = Annotated[
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 DebugOption: TypeAlias = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
 
+Work: TypeAlias = "Callable[..., Awaitable[None] | None]"
+"""What a command does."""
+
 CONFIG_VARIABLE = "ASYNCSTORE_CONFIG"
 
 
@@ -63,16 +66,17 @@ class Shared:
 
 def command(
     app: typer.Typer, name: str, *, before: Callable[..., None] | None = None
-) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
+) -> Callable[[Work], Callable[..., None]]:
     """
     Register ``async def work(session, …)`` as a command of ``app``.
 
     The parameters after the first become arguments and options; ``--config``, ``--json`` and ``--debug`` are added, and
     count as well when they stand before the command. ``before`` is called with the same arguments before there is a
-    loop: what asks the user belongs there, where Ctrl-C ends it and nothing is held open meanwhile.
+    loop: what asks the user belongs there, where Ctrl-C ends it and nothing is held open meanwhile. Work that asks
+    half-way is a plain function, and runs a loop of its own before the question and another one after it.
     """
 
-    def register(work: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    def register(work: Work) -> Callable[..., None]:
         @functools.wraps(work)
         def run(ctx: typer.Context, config: Path | None, as_json: bool, debug: bool, **arguments: Any) -> None:
             session = _session(ctx, config, as_json=as_json, debug=debug)
@@ -90,7 +94,7 @@ def command(
     return register
 
 
-def _signature(work: Callable[..., Awaitable[None]]) -> inspect.Signature:
+def _signature(work: Work) -> inspect.Signature:
     own = list(inspect.signature(work, eval_str=True).parameters.values())[1:]
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [
@@ -113,12 +117,15 @@ def _session(ctx: typer.Context, config: Path | None, *, as_json: bool, debug: b
     )
 
 
-def _run(work: Callable[..., Awaitable[None]], session: Session, arguments: dict[str, Any]) -> None:
-    async def main() -> None:
-        await work(session, **arguments)
-
-    asyncio.run(main())
+def _run(work: Work, session: Session, arguments: dict[str, Any]) -> None:
+    doing = work(session, **arguments)
+    if doing is not None:
+        asyncio.run(_awaited(doing))
     flush_stdout()
+
+
+async def _awaited(doing: Awaitable[None]) -> None:
+    await doing
 
 
 @contextmanager

@@ -83,6 +83,10 @@ class Output:
             table.add_row(*(clean(cell) if isinstance(cell, str) else cell for cell in row))
         self.show(table)
 
+    def text(self, text: str) -> None:
+        """Print text as it is, its lines unbroken."""
+        _write(f"{text}\n")
+
     def json(self, value: Any) -> None:
         """Print one JSON document, indented."""
         self.json_text(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,14 +1,17 @@
 """
-Cursors of a watch: which version of which fragment has been seen. Pure.
+What a watch is made of: a cursor, which says what has been seen, and a view, which looks.
 
 A position in time would skip fragments that land late, so a cursor holds which version was seen of every fragment:
-exact on every backend, and about 22 characters of text for each fragment of the run.
+exact on every backend, and about 22 characters of text for each fragment of the run. So a view may show the same
+fragment again: only what it leaves out is lost.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
+from abc import ABC, abstractmethod
 from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -16,11 +19,11 @@ from typing import TYPE_CHECKING
 from asyncstore.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
-    from asyncstore.runlog.fragments import Fragment
+    from asyncstore.runlog.fragments import Fragment, FragmentKey
 
-__all__ = ["Cursor"]
+__all__ = ["POLL_FASTEST_S", "POLL_SLOWEST_S", "Cursor", "View", "WholeView"]
 
 POLL_FASTEST_S = 0.1
 POLL_SLOWEST_S = 5.0
@@ -81,6 +84,47 @@ class Cursor:
         if len(self._history) > 2 * len(self._versions) + _HISTORY_LEAST:
             # A new list, for the old one is still read by positions that were given out.
             self._history = list(self._versions.items())
+
+
+class View(ABC):
+    """What one watch looks at its run with."""
+
+    @abstractmethod
+    async def look(self) -> Iterable[Fragment]:
+        """
+        Return the header, unless there is no such run, and at least what has changed since the look before.
+
+        That is how the run stood at one moment after the call: of two changes, one acknowledged before the other began,
+        the later is not seen without the earlier. The first look returns everything.
+        """
+
+    async def wait(self, least_s: float, most_s: float) -> None:
+        """Wait ``least_s``, and on until there may be something to see, but no longer than ``most_s`` in all."""
+        await asyncio.sleep(max(least_s, most_s))
+
+    @abstractmethod
+    def close(self) -> None:
+        """Note that the watch is over; of a watch that was abandoned this may come late, or never."""
+
+
+class WholeView(View):
+    """
+    Looks at the whole run each time.
+
+    Args:
+        look: looks at it, given what the look before this one saw.
+    """
+
+    def __init__(self, look: Callable[[Mapping[FragmentKey, Fragment]], Awaitable[Sequence[Fragment]]]) -> None:
+        self._look = look
+        self._known: dict[FragmentKey, Fragment] = {}
+
+    async def look(self) -> Iterable[Fragment]:
+        self._known = {fragment.key: fragment for fragment in await self._look(self._known)}
+        return self._known.values()
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 def _text_at(run: bytes, history: Sequence[tuple[bytes, bytes]], length: int) -> str:

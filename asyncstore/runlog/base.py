@@ -12,8 +12,10 @@ import asyncio
 import contextlib
 import time
 from abc import abstractmethod
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -40,7 +42,7 @@ from asyncstore.models import (
 )
 from asyncstore.names import check_name, check_run_id
 from asyncstore.runlog._queries import RunQuery
-from asyncstore.runlog._watch import POLL_FASTEST_S, POLL_SLOWEST_S, Cursor
+from asyncstore.runlog._watch import POLL_FASTEST_S, POLL_SLOWEST_S, Cursor, View, WholeView
 from asyncstore.runlog.encoding import explode, fragment_of, parameter_fragment, to_model
 from asyncstore.runlog.fragments import (
     HEADER,
@@ -141,6 +143,10 @@ class RunLogStore(Resource):
     async def _look(self, run_id: str, known: Mapping[FragmentKey, Fragment]) -> Sequence[Fragment]:
         """Scan for a watch: as the run stood at one moment; ``known`` is what the look before this one saw."""
         return await self._scan(run_id, WHOLE_RUN, known)
+
+    def _view(self, run_id: str) -> View:
+        """Return what one watch looks at the run with; a layout that can tell what has changed overrides this."""
+        return WholeView(partial(self._look, run_id))
 
     async def _modify(self, run_id: str, key: FragmentKey, change: Callable[[Fragment], Fragment]) -> None:
         """
@@ -427,7 +433,7 @@ class RunLogStore(Resource):
         Each fragment yielded carries a ``cursor``: given back, also in another process, the watch goes on after it and
         yields what has changed since. A part that changes several times between two looks is yielded once, as it then
         stands. The store is looked at ten times a second while things change, but for half of the time at most, and
-        down to every 5 s while they do not; what a look costs is said by each store.
+        down to every 5 s while they do not and nothing tells of a change; what a look costs is said by each store.
 
         Raises:
             RunLogNotFoundError: no run of that id, or it was deleted meanwhile.
@@ -435,26 +441,26 @@ class RunLogStore(Resource):
         """
         self._check_open()
         seen = Cursor.parse(cursor, check_run_id(run_id))
-        known: dict[FragmentKey, Fragment] = {}
         delay = POLL_FASTEST_S
         ended = False
-        while not ended:
-            began = time.monotonic()
-            known = await self._known_by_look(run_id, known)
-            if self._has_ended(known[HEADER]):
-                # Only a look that begins after the end sees everything that was stored before it.
-                known = await self._known_by_look(run_id, known)
-            look_s = time.monotonic() - began
-            ended = self._has_ended(known[HEADER])
-            changed = [fragment for fragment in in_creation_order(known.values()) if seen.is_new(fragment)]
-            # The end of the run is told last: whoever stops there has seen everything before it.
-            changed.sort(key=lambda fragment: ended and fragment.key == HEADER)
-            for fragment in changed:
-                seen.add(fragment)
-                yield replace(fragment, write_cursor=seen.here())
-            if not ended:
-                delay = POLL_FASTEST_S if changed else min(delay * 1.5, POLL_SLOWEST_S)
-                await asyncio.sleep(max(delay, look_s))
+        with closing(self._view(run_id)) as view:
+            while not ended:
+                began = time.monotonic()
+                found = await self._found_by(view, run_id)
+                if self._has_ended(found[HEADER]):
+                    # Only a look that begins after the end sees everything that was stored before it.
+                    found |= await self._found_by(view, run_id)
+                look_s = time.monotonic() - began
+                ended = self._has_ended(found[HEADER])
+                changed = [fragment for fragment in in_creation_order(found.values()) if seen.is_new(fragment)]
+                # The end of the run is told last: whoever stops there has seen everything before it.
+                changed.sort(key=lambda fragment: ended and fragment.key == HEADER)
+                for fragment in changed:
+                    seen.add(fragment)
+                    yield replace(fragment, write_cursor=seen.here())
+                if not ended:
+                    delay = POLL_FASTEST_S if changed else min(delay * 1.5, POLL_SLOWEST_S)
+                    await view.wait(max(POLL_FASTEST_S, look_s), max(delay, look_s))
 
     # Making parts; none of these touches the store.
 
@@ -502,8 +508,9 @@ class RunLogStore(Resource):
         if nested:
             await self._insert(run_id, nested)
 
-    async def _known_by_look(self, run_id: str, known: Mapping[FragmentKey, Fragment]) -> dict[FragmentKey, Fragment]:
-        found = {fragment.key: fragment for fragment in await self._look(run_id, known)}
+    async def _found_by(self, view: View, run_id: str) -> dict[FragmentKey, Fragment]:
+        self._check_open()
+        found = {fragment.key: fragment for fragment in await view.look()}
         if HEADER not in found:
             raise RunLogNotFoundError(run_id, self.location)
         return found

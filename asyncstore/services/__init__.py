@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from asyncstore.services._making import make_catalog, make_run_log_store, make_secrets, make_tables
+from asyncstore.services._making import (
+    make_catalog,
+    make_run_log_store,
+    make_secrets,
+    make_tables,
+    tables_as_sql,
+)
 from asyncstore.services._services import Services, open_services
 from asyncstore.services.configuration import Configuration, ServiceConfiguration, read_configuration
 
@@ -16,4 +22,5 @@ __all__ = [
     "make_tables",
     "open_services",
     "read_configuration",
+    "tables_as_sql",
 ]

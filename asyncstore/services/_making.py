@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from asyncstore.secrets import SecretsProvider
     from asyncstore.services.configuration import Configuration
 
-__all__ = ["make_catalog", "make_run_log_store", "make_secrets", "make_tables"]
+__all__ = ["make_catalog", "make_run_log_store", "make_secrets", "make_tables", "tables_as_sql"]
 
 EMBEDDED_FOLDER = Path(".asyncstore")
 """Where the embedded default keeps everything, below the working folder."""
@@ -59,9 +59,13 @@ async def make_catalog(configuration: Configuration, secrets: SecretSource) -> C
     return catalog
 
 
-async def make_tables(configuration: Configuration, secrets: SecretSource, connection_string: str = "") -> str:
+async def make_tables(
+    configuration: Configuration, secrets: SecretSource, connection_string: str = "", schema: str = ""
+) -> str:
     """
     Make the tables of the configured run log, or of ``connection_string``, and return where they are.
+
+    ``schema`` goes before the configured one.
 
     Raises:
         ConfigurationError: the run log is not in a database, or see :func:`asyncstore.create_tables`.
@@ -72,11 +76,43 @@ async def make_tables(configuration: Configuration, secrets: SecretSource, conne
         wanted = ServiceConfiguration("db", {"connection_string": connection_string})
     if wanted.type != "db":
         raise ConfigurationError(f"{wanted.where}: the run-log store is of type {wanted.type!r}, which has no tables")
-    store: RunLogStore = await _made("run_log_store", wanted, {**wanted.options, "secrets": secrets})
+    options = {**wanted.options, "schema": schema} if schema else wanted.options
+    store: RunLogStore = await _made("run_log_store", wanted, {**options, "secrets": secrets})
     create_tables = await asyncio.to_thread(load, "asyncstore.runlog.db:create_tables")
-    await create_tables(**wanted.options, secrets=secrets)
+    # The other keys are about the use of the tables.
+    taken = inspect.signature(create_tables).parameters
+    await create_tables(**{key: value for key, value in options.items() if key in taken}, secrets=secrets)
     # Until it is open, a store knows its place only as written, with the dollar signs of a path escaped.
     return str(await asyncio.to_thread(_embedded_folder) / EMBEDDED_DATABASE) if embedded else store.location
+
+
+async def tables_as_sql(configuration: Configuration, dialect: str = "", schema: str = "") -> str:
+    """
+    Return what :func:`make_tables` executes on an empty database, as SQL; no connection is made.
+
+    Args:
+        configuration: whose database it is for, as far as ``dialect`` and ``schema`` are not given.
+        dialect: ``postgresql``, ``sqlite`` or ``mysql``; else that of the configured connection string, and
+            ``postgresql`` if there is none, or it is a placeholder as a whole.
+        schema: the schema that the table is to lie in.
+
+    Raises:
+        ConfigurationError: there is no such dialect here, or it has no schemas.
+    """
+    wanted = configuration.run_log_store
+    options = wanted.options if wanted is not None and wanted.type == "db" else {}
+    own = _dialect_of(str(options.get("connection_string", "")))
+    dialect = dialect or own or "postgresql"
+    if not schema and dialect == own:
+        schema = str(options.get("schema") or "")
+    table_sql = await asyncio.to_thread(load, "asyncstore.runlog.db:table_sql")
+    return str(table_sql(dialect, schema))
+
+
+def _dialect_of(connection_string: str) -> str:
+    scheme, separator, _ = connection_string.strip().partition("://")
+    name = scheme.partition("+")[0]
+    return {"postgres": "postgresql", "mariadb": "mysql"}.get(name, name) if separator else ""
 
 
 async def _embedded_database() -> ServiceConfiguration:

@@ -32,6 +32,19 @@ class TestDBOnPostgres(RunLogStoreContract):
         return partial(DBRunLogStore, connection_string=url)
 
 
+class TestDBThroughPgBouncer(RunLogStoreContract):
+    @pytest.fixture
+    async def make_store(self, pgbouncer_url: str) -> Callable[[], RunLogStore]:
+        await create_tables(pgbouncer_url, pgbouncer=True)
+        return partial(DBRunLogStore, connection_string=pgbouncer_url, pgbouncer=True)
+
+
+class TestPortableDBThroughPgBouncer(TestDBThroughPgBouncer):
+    @pytest.fixture(autouse=True)
+    def portable(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("asyncstore.runlog.db.store._WRITERS", {})
+
+
 class TestPortableDBOnPostgres(TestDBOnPostgres):
     """As other databases and drivers are written to."""
 

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,28 +15,17 @@ import asyncpg
 import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from asyncstore._core.retry import NO_RETRY
 from asyncstore.errors import ConfigurationError, CredentialsError, RunLogNotFoundError, UnavailableError
 from asyncstore.models import RunLog, StepLog
 from asyncstore.runlog.db import DBRunLogStore, create_tables
+from tests._magnus_table import MAGNUS_POSTGRES, MAGNUS_SQLITE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAGNUS_SQLITE = """
-CREATE TABLE db_log (
-    pk INTEGER NOT NULL, run_id TEXT, attribute_key TEXT, attribute_type TEXT, attribute_value TEXT,
-    created_at DATETIME, PRIMARY KEY (pk)
-)
-"""
-MAGNUS_POSTGRES = """
-CREATE SEQUENCE id_seq;
-CREATE TABLE db_log (
-    pk INTEGER NOT NULL, run_id TEXT, attribute_key TEXT, attribute_type TEXT, attribute_value TEXT,
-    created_at TIMESTAMP WITHOUT TIME ZONE, PRIMARY KEY (pk)
-)
-"""
 RunSql: TypeAlias = Callable[..., Awaitable[None]]
 
 STAMP = datetime(2023, 5, 1, 10, 0, 0, 250)
@@ -183,6 +172,147 @@ async def test_duplicates_in_an_older_table_are_named_with_a_way_out(
     await create_tables(url)
     async with DBRunLogStore(connection_string=url) as store:
         assert (await store.get_step_log("load", "old")).status == "SUCCESS"
+
+
+async def test_rows_that_are_no_part_of_a_run_do_no_harm(url: str, old_table: None, run_sql: RunSql) -> None:
+    # Without a value in one of its columns a row is no duplicate to a unique index, and no part of a run either.
+    await run_sql(
+        ["INSERT INTO db_log (pk, run_id) VALUES (50, 'x')"], ["INSERT INTO db_log (pk, run_id) VALUES (51, 'y')"]
+    )
+    await create_tables(url)
+    async with DBRunLogStore(connection_string=url) as store:
+        assert (await store.get_step_log("load", "old")).status == "SUCCESS"
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ("CREATE INDEX db_log_order ON db_log (created_at)", r"db_log_order is an index over \(created_at\): an index"),
+        (
+            "CREATE INDEX db_log_fragment ON db_log (run_id)",
+            r"an index over \(run_id\): a unique index over \(run_id, a",
+        ),
+        ("CREATE INDEX db_log_order ON db_log (lower(run_id))", "db_log_order is an index over .an expression."),
+        ("CREATE INDEX db_log_order ON db_log (run_id, created_at) WHERE pk > 0", "of some rows only: an index over"),
+        ("CREATE TABLE db_log_runs (x INTEGER)", "something else is called db_log_runs, as the index over .created_at"),
+    ],
+)
+async def test_a_name_that_is_taken_is_told(
+    url: str, old_table: None, run_sql: RunSql, index: str, message: str
+) -> None:
+    await run_sql([index])
+    with pytest.raises(ConfigurationError, match=rf"{message}.*'asyncstore db create-tables' on it again"):
+        await create_tables(url)
+    # All or nothing.
+    with pytest.raises(ConfigurationError, match="lacks the unique index"):
+        await DBRunLogStore(connection_string=url).open()
+
+
+async def test_indexes_of_other_names_do_as_well(url: str, old_table: None, run_sql: RunSql) -> None:
+    await run_sql(
+        ["CREATE UNIQUE INDEX a ON db_log (attribute_key, run_id, attribute_type)"],
+        ["CREATE INDEX b ON db_log (run_id, created_at)"],
+    )
+    await create_tables(url)
+    async with DBRunLogStore(connection_string=url) as store:
+        await store.create_run_log("run")
+    names = "SELECT name FROM pragma_index_list('db_log')"
+    if not url.startswith("sqlite"):
+        names = "SELECT indexname::text FROM pg_indexes WHERE tablename = 'db_log' AND indexname <> 'db_log_pkey'"
+    assert sorted(await fetched(url, names)) == [("a",), ("b",), ("db_log_runs",)]
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        "CREATE UNIQUE INDEX a ON db_log (run_id, attribute_type, attribute_key) WHERE pk > 0",
+        "CREATE INDEX a ON db_log (run_id, attribute_type, attribute_key)",
+        "CREATE UNIQUE INDEX a ON db_log (run_id, attribute_type, lower(attribute_key))",
+    ],
+)
+async def test_an_index_that_is_not_enough(url: str, old_table: None, run_sql: RunSql, index: str) -> None:
+    await run_sql([index])
+    with pytest.raises(ConfigurationError, match="lacks the unique index"):
+        await DBRunLogStore(connection_string=url).open()
+    await create_tables(url)
+    async with DBRunLogStore(connection_string=url) as store:
+        await store.create_run_log("run")
+
+
+async def test_an_index_that_was_not_built_to_its_end(postgres_url: str) -> None:
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        await connection.execute(MAGNUS_POSTGRES)
+        await connection.execute("INSERT INTO db_log (pk, run_id) VALUES (1, 'a'), (2, 'a')")
+        with contextlib.suppress(asyncpg.UniqueViolationError):
+            await connection.execute(
+                "CREATE UNIQUE INDEX CONCURRENTLY db_log_fragment ON db_log (run_id, attribute_type, attribute_key)"
+                " NULLS NOT DISTINCT"
+            )
+        await connection.execute("UPDATE db_log SET attribute_key = pk::text")
+        with pytest.raises(ConfigurationError, match="lacks the unique index"):
+            await DBRunLogStore(connection_string=postgres_url).open()
+        with pytest.raises(ConfigurationError, match=r"db_log_fragment is a unique index .* not built to its end"):
+            await create_tables(postgres_url)
+        await connection.execute("DROP INDEX db_log_fragment")
+        await create_tables(postgres_url)
+    finally:
+        await connection.close()
+
+
+async def test_a_constraint_that_is_checked_at_commit_is_none_to_rely_on(postgres_url: str) -> None:
+    connection = await asyncpg.connect(postgres_url)
+    await connection.execute(MAGNUS_POSTGRES)
+    unique = "UNIQUE (run_id, attribute_type, attribute_key)"
+    await connection.execute(f"ALTER TABLE db_log ADD CONSTRAINT late {unique} DEFERRABLE INITIALLY DEFERRED")
+    await connection.close()
+    with pytest.raises(ConfigurationError, match="lacks the unique index"):
+        await DBRunLogStore(connection_string=postgres_url).open()
+
+
+async def test_tables_that_are_complete_are_only_looked_at(url: str) -> None:
+    await create_tables(url)
+    async with asyncio.timeout(10), locked(url):
+        await create_tables(url)
+
+
+@contextlib.asynccontextmanager
+async def locked(url: str) -> AsyncIterator[None]:
+    """Let nobody else write."""
+    if url.startswith("sqlite"):
+        with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as file:
+            file.execute("BEGIN IMMEDIATE")
+            yield
+        return
+    connection = await asyncpg.connect(url)
+    try:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE db_log IN ACCESS EXCLUSIVE MODE")
+            yield
+    finally:
+        await connection.close()
+
+
+async def test_a_look_at_the_table_is_one_statement(url: str) -> None:
+    await create_tables(url)
+    scheme, _, rest = url.partition(":")
+    engine = create_async_engine(f"{'sqlite+aiosqlite' if scheme == 'sqlite' else 'postgresql+asyncpg'}:{rest}")
+    statements: list[str] = []
+    sa.event.listen(engine.sync_engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
+    async with DBRunLogStore(engine=engine):
+        assert len(statements) == 1
+    await engine.dispose()
+
+
+async def test_rows_without_a_name_are_no_duplicates(url: str, old_table: None, run_sql: RunSql) -> None:
+    await run_sql(
+        *(
+            [f"INSERT INTO db_log (pk, run_id, attribute_type, attribute_value) VALUES ({pk}, 'old', 'note', 'x')"]
+            for pk in (101, 102)
+        )
+    )
+    await create_tables(url)
+    assert len(await fetched(url, "SELECT pk FROM db_log WHERE attribute_type = 'note'")) == 2
 
 
 async def test_rows_of_magnus_are_read(url: str, old_table: None) -> None:

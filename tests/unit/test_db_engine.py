@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import asyncpg
 import pytest
+from sqlalchemy import event
 from sqlalchemy.dialects import mysql
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, QueuePool
 
 from asyncstore.errors import AsyncStoreError, ConfigurationError, CredentialsError, InvalidValueError, UnavailableError
 from asyncstore.runlog.db import DBRunLogStore
@@ -15,6 +16,10 @@ from asyncstore.runlog.db._engine import Database, location_of
 from asyncstore.runlog.db._errors import DatabaseEdge
 from asyncstore.runlog.db._schema import log_table
 from asyncstore.runlog.db._writer import upsert_statement
+from asyncstore.runlog.db.settings import EngineSettings
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 PASSWORD = "p@ss/w:rd#1"
 
@@ -28,6 +33,20 @@ class Secrets:
             return self._values[name]
         except KeyError:
             raise ConfigurationError(f"there is no secret {name!r}") from None
+
+
+def accepted(engine: AsyncEngine) -> dict[str, Any]:
+    """Return what the driver is called with to connect."""
+    called: dict[str, Any] = {}
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def connect(dialect: Any, record: Any, arguments: Any, options: dict[str, Any]) -> None:
+        called.update(options)
+        raise OSError("enough is known")
+
+    with pytest.raises(OSError, match="enough"):
+        engine.sync_engine.raw_connection()
+    return called
 
 
 async def made(connection_string: str, **secrets: str) -> Database:
@@ -153,6 +172,52 @@ def test_nothing_shows_the_password() -> None:
 def test_options_are_checked_when_the_store_is_made(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         DBRunLogStore(**options)
+
+
+async def test_behind_pgbouncer_nothing_is_prepared_pooled_or_set_for_long() -> None:
+    settings = EngineSettings(pgbouncer=True, durability="relaxed")
+    database = await Database.of("postgresql://scott@host/name?application_name=a", None, settings)
+    assert isinstance(database.engine.pool, NullPool)
+    options = accepted(database.engine)
+    assert options["statement_cache_size"] == options["prepared_statement_cache_size"] == 0
+    assert options["prepared_statement_name_func"]() == ""
+    assert options["server_settings"] == {"application_name": "a"}
+    assert "true" in database.transaction_setting
+    assert "'off'" in database.transaction_setting
+
+
+async def test_without_pgbouncer_no_transaction_needs_a_setting() -> None:
+    relaxed = await Database.of("postgresql://h/d?application_name=a", None, EngineSettings(durability="relaxed"))
+    assert accepted(relaxed.engine)["server_settings"] == {"application_name": "a", "synchronous_commit": "off"}
+    full = await Database.of("postgresql://h/d", None)
+    assert "server_settings" not in accepted(full.engine)
+    assert relaxed.transaction_setting == full.transaction_setting == ""
+
+
+async def test_the_pool_is_as_large_as_was_asked_for() -> None:
+    for url in ("postgresql://h/d", "sqlite:///x.db"):
+        for settings, size in ((EngineSettings(), 5), (EngineSettings(pool_size=3), 3)):
+            pool = (await Database.of(url, None, settings)).engine.pool
+            assert isinstance(pool, QueuePool)
+            assert (pool.size(), pool._max_overflow) == (size, size)
+
+
+@pytest.mark.parametrize(
+    ("error", "family", "said"),
+    [
+        (asyncpg.InvalidSQLStatementNameError("x"), ConfigurationError, "'pgbouncer: true'"),
+        (asyncpg.DuplicatePreparedStatementError("x"), ConfigurationError, "'pgbouncer: true'"),
+        (asyncpg.ProtocolViolationError("unsupported startup parameter: x"), ConfigurationError, "'pgbouncer: true'"),
+        (asyncpg.ProtocolViolationError("SASL authentication failed"), CredentialsError, "user and password"),
+        (asyncpg.ProtocolViolationError("no such user: x"), CredentialsError, "user and password"),
+        (asyncpg.ProtocolViolationError("no such database: x"), ConfigurationError, "database's name"),
+        (asyncpg.ProtocolViolationError("no more connections allowed"), UnavailableError, "no more"),
+    ],
+)
+def test_what_pgbouncer_says_is_told_by_family(error: Exception, family: type[AsyncStoreError], said: str) -> None:
+    translated = DatabaseEdge("here").translate(error, "reading")
+    assert type(translated) is family
+    assert said in str(translated)
 
 
 def test_what_drivers_raise_is_told_by_family() -> None:

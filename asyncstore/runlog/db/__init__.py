@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from asyncstore.runlog.db._schema import create_tables
+from asyncstore.runlog.db._table import table_sql
 from asyncstore.runlog.db.store import DBRunLogStore
 
-__all__ = ["DBRunLogStore", "create_tables"]
+__all__ = ["DBRunLogStore", "create_tables", "table_sql"]

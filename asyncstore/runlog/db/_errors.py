@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import ssl
 from typing import TYPE_CHECKING, Self
@@ -23,9 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-__all__ = ["CREATE_TABLES", "DatabaseEdge"]
+__all__ = ["CREATE_TABLES", "DatabaseEdge", "is_about_numbers"]
 
 CREATE_TABLES = "run 'asyncstore db create-tables' on it"
+PGBOUNCER = (
+    "between here and the server is a pgbouncer in transaction mode, or the like: set 'pgbouncer: true', and on an "
+    "engine of your own its statement caches to 0"
+)
 
 _FOREIGN = (
     SQLAlchemyError,
@@ -43,7 +48,7 @@ _BY_SQLSTATE: dict[str, tuple[type[AsyncStoreError], str]] = {
     "0A000": (UnavailableError, ""),  # a cached plan that a change of the schema made invalid
     "22": (InvalidValueError, ""),
     "23": (InvalidValueError, ""),
-    "23505": (ConfigurationError, "the sequence of pk is behind the table's rows: set it to their highest with setval"),
+    "26000": (ConfigurationError, PGBOUNCER),
     "25006": (AccessDeniedError, "the database takes no writes from this connection"),
     "28": (CredentialsError, "check user and password of the connection string"),
     "3D000": (ConfigurationError, "check the database's name in the connection string"),
@@ -51,6 +56,7 @@ _BY_SQLSTATE: dict[str, tuple[type[AsyncStoreError], str]] = {
     "40": (UnavailableError, ""),
     "42501": (AccessDeniedError, "grant the role SELECT, INSERT, UPDATE and DELETE, and USAGE of the sequence"),
     "42703": (ConfigurationError, "the table db_log is not the run log's"),
+    "42P05": (ConfigurationError, PGBOUNCER),
     "42P01": (ConfigurationError, CREATE_TABLES),
     "42P10": (ConfigurationError, CREATE_TABLES),
     "53": (UnavailableError, ""),
@@ -58,8 +64,22 @@ _BY_SQLSTATE: dict[str, tuple[type[AsyncStoreError], str]] = {
     "55": (UnavailableError, ""),
     "57": (UnavailableError, ""),
     "58": (UnavailableError, ""),
+    "P0": (InvalidValueError, ""),  # what triggers raise
     "XX": (UnavailableError, ""),
+    "XX001": (IntegrityError, "the table is damaged: restore it"),
+    "XX002": (IntegrityError, "an index is damaged: rebuild it with REINDEX"),
 }
+_BY_POOLER_TEXT: dict[str, tuple[type[AsyncStoreError], str]] = {
+    # Before 1.19 pgbouncer has one SQLSTATE for all that it has to say itself.
+    "unsupported startup parameter": (ConfigurationError, PGBOUNCER),
+    "authentication failed": (CredentialsError, "check user and password of the connection string"),
+    "no such user": (CredentialsError, "check user and password of the connection string"),
+    "no such database": (ConfigurationError, "check the database's name in the connection string"),
+}
+_NUMBER_TAKEN = (
+    ConfigurationError,
+    "the sequence of pk is behind the table's rows: set it to their highest with setval",
+)
 _BY_SQLITE_CODE: dict[int, tuple[type[AsyncStoreError], str]] = {
     sqlite3.SQLITE_BUSY: (UnavailableError, "another process holds the file's write lock"),
     sqlite3.SQLITE_LOCKED: (UnavailableError, ""),
@@ -160,6 +180,12 @@ def _family(error: BaseException) -> tuple[type[AsyncStoreError], str]:
 def _known(cause: BaseException) -> tuple[type[AsyncStoreError], str] | None:
     sqlstate = getattr(cause, "sqlstate", None)
     if isinstance(sqlstate, str):
+        if sqlstate == "23505" and is_about_numbers(cause):
+            return _NUMBER_TAKEN
+        if sqlstate == "08P01":
+            for said, known in _BY_POOLER_TEXT.items():
+                if said in str(cause):
+                    return known
         for length in (5, 2):
             if sqlstate[:length] in _BY_SQLSTATE:
                 return _BY_SQLSTATE[sqlstate[:length]]
@@ -174,6 +200,16 @@ def _known(cause: BaseException) -> tuple[type[AsyncStoreError], str] | None:
     return _by_type(cause)
 
 
+def is_about_numbers(cause: BaseException) -> bool:
+    """Tell whether it is the primary key that a row violates: no row is to blame for its number, which we gave it."""
+    source = getattr(cause, "diag", cause)
+    # 'Key (pk)=(17) already exists.', in the server's language; who may not read the table is not told.
+    columns = re.search(r"\((.*?)\)=\(", str(getattr(source, "detail", "") or getattr(source, "message_detail", "")))
+    if columns is not None:
+        return columns[1] == "pk"
+    return str(getattr(source, "constraint_name", "")).endswith("_pkey")
+
+
 def _by_sqlite_text(cause: BaseException) -> tuple[type[AsyncStoreError], str] | None:
     # SQLite has one code for every statement that does not fit the schema.
     if "no such table" in str(cause) or "ON CONFLICT" in str(cause):
@@ -185,6 +221,8 @@ def _by_type(cause: BaseException) -> tuple[type[AsyncStoreError], str] | None:
     match cause:
         case NoSuchTableError():
             return ConfigurationError, CREATE_TABLES
+        case ssl.SSLEOFError() | ssl.SSLZeroReturnError() | ssl.SSLSyscallError():
+            return UnavailableError, "the connection was lost"
         case ssl.SSLError():
             return ConfigurationError, "check the TLS settings of the connection string"
         case UnicodeError():

@@ -43,12 +43,20 @@ _ROW_WEIGHT_BYTES = 200
 _SCOPED = re.compile(rf"((?:[^{ESCAPE}{SEPARATOR}]|{ESCAPE}.)*){SEPARATOR}(.*)", re.DOTALL)
 
 
+_TYPES = {kind: kind.value for kind in Kind}
+
+
 class RowKey(NamedTuple):
     """What the table's unique index is over."""
 
     run_id: str
     attribute_type: str
     attribute_key: str
+
+    @property
+    def path(self) -> str:
+        """The key as one text, as errors carry it."""
+        return "/".join(self)
 
 
 class Row(NamedTuple):
@@ -64,11 +72,11 @@ Write: TypeAlias = tuple[Row, ...]
 
 def row_key(run_id: str, key: FragmentKey) -> RowKey:
     """Return the key of the row that holds a fragment."""
-    name = key.name
-    if key.scope or (key.kind is Kind.PARAMETER and SEPARATOR in name):
-        scope = re.sub(f"([{ESCAPE}{SEPARATOR}])", rf"{ESCAPE}\1", key.scope)
+    kind, name, scope = key
+    if scope or (kind is Kind.PARAMETER and SEPARATOR in name):
+        scope = re.sub(f"([{ESCAPE}{SEPARATOR}])", rf"{ESCAPE}\1", scope)
         name = f"{scope}{SEPARATOR}{name}"
-    return RowKey(run_id, key.kind.value, name)
+    return RowKey(run_id, _TYPES[kind], name)
 
 
 def fragment_key(attribute_type: str, attribute_key: str) -> FragmentKey:
@@ -101,6 +109,8 @@ def writes_of(rows: Iterable[Row]) -> Iterator[Write]:
 
 def weight(write: Write) -> int:
     """Return about how many bytes a write puts into a statement."""
+    if len(write) == 1:
+        return len(write[0].attribute_value) + _ROW_WEIGHT_BYTES
     return sum(len(row.attribute_value) + _ROW_WEIGHT_BYTES for row in write)
 
 

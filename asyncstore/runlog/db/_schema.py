@@ -1,11 +1,4 @@
-"""
-The table ``db_log``: its definition, its check, and :func:`create_tables`, the only code that makes or changes it.
-
-The columns are those of magnus. What magnus' table lacks are the indexes: a unique one over (run_id, attribute_type,
-attribute_key), on which every write relies; one over (run_id, created_at), for reading a run in order; and one for
-listing runs. MySQL cannot index Text columns: there, make the table by hand, with ``VARCHAR`` for the three names,
-with ``COLLATE utf8mb4_bin`` (others take ``a`` and ``A`` for one name), and ``DATETIME(6)`` for ``created_at``.
-"""
+"""Checking that a database holds the table ``db_log``, and :func:`create_tables`, the only code that changes it."""
 
 from __future__ import annotations
 
@@ -13,23 +6,10 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
-from sqlalchemy import (
-    Column,
-    Connection,
-    DateTime,
-    Index,
-    Integer,
-    MetaData,
-    Sequence,
-    Table,
-    Text,
-    create_engine,
-    func,
-    inspect,
-    select,
-    text,
-)
+from sqlalchemy import Connection, Table, create_engine, event, text
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
+from sqlalchemy.schema import CreateIndex
 
 from asyncstore._core.concurrency import shielded
 from asyncstore._core.retry import retrying
@@ -37,63 +17,74 @@ from asyncstore._core.threads import in_thread
 from asyncstore.errors import ConfigurationError
 from asyncstore.runlog.db._engine import BUSY_TIMEOUT_S, Database, locate
 from asyncstore.runlog.db._errors import CREATE_TABLES
+from asyncstore.runlog.db._present import look
+from asyncstore.runlog.db._table import (
+    UNIQUE,
+    definitions,
+    log_table,
+    require_schemas,
+    select_duplicates,
+    without_duplicates,
+)
+from asyncstore.runlog.db.settings import EngineSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence as Many
+    from typing import Any
+
     from pydantic import SecretStr
-    from sqlalchemy.engine.interfaces import ReflectedIndex
+    from sqlalchemy import Dialect
+    from sqlalchemy.schema import ExecutableDDLElement
 
     from asyncstore._core.placeholders import SecretSource
 
 __all__ = ["UNIQUE", "check_table", "create_tables", "log_table", "require_file"]
 
-UNIQUE = ("run_id", "attribute_type", "attribute_key")
-"""The columns of the unique index."""
-
 _ADVISORY_LOCK = 0x61737473
 """Any number, as long as everybody who makes the tables takes the same."""
+
+BUILD_TIMEOUT_S = 3600.0
+"""Longest that the building of one index may take: of ten million rows, on a slow disk, minutes."""
+
+LOCK_TIMEOUT_S = 10
+"""Longest that making an index waits for transactions that write: all later writers queue behind it meanwhile."""
 
 _NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "fuse.sshfs", "fuse.s3fs"})
 
 
-def log_table(schema: str | None = None) -> Table:
-    """Return the definition of the table, with its indexes."""
-    metadata = MetaData(schema=schema or None)
-    table = Table(
-        "db_log",
-        metadata,
-        Column("pk", Integer, Sequence("id_seq", metadata=metadata), primary_key=True),
-        Column("run_id", Text),
-        Column("attribute_key", Text),
-        Column("attribute_type", Text),
-        Column("attribute_value", Text),
-        Column("created_at", DateTime),
-    )
-    Index("db_log_fragment", *(table.c[name] for name in UNIQUE), unique=True)
-    Index("db_log_order", table.c.run_id, table.c.created_at)
-    headers = text("attribute_type = 'RunLog'")
-    Index("db_log_runs", table.c.created_at, table.c.run_id, postgresql_where=headers, sqlite_where=headers)
-    return table
-
-
 async def create_tables(
-    connection_string: str | SecretStr, *, secrets: SecretSource | None = None, schema: str | None = None
+    connection_string: str | SecretStr,
+    *,
+    secrets: SecretSource | None = None,
+    schema: str | None = None,
+    pgbouncer: bool = False,
 ) -> None:
     """
     Make the table and indexes that :class:`DBRunLogStore` needs, or add what an older table lacks; harmless to repeat.
+
+    Where nothing is missing it only reads the database's catalog, so then the role needs no right to change the schema.
+    An older table is searched for duplicates once, without a lock. Then the missing indexes are built in one
+    transaction: on Postgres that waits 10 s at most for transactions that write, and until all are built the table can
+    be read but not written to (SQLite: its file). For a large table in use, take the statements of ``asyncstore db
+    sql`` instead, and run each by itself as ``CREATE INDEX CONCURRENTLY``.
 
     Args:
         connection_string: as for :class:`DBRunLogStore`; an SQLite file is made if its folder exists.
         secrets: fills the ``${name}`` placeholders of the connection string.
         schema: the schema that the table is to lie in, if not the database's default; it must exist.
+        pgbouncer: whether the connection string leads to a pgbouncer in transaction mode.
 
     Raises:
-        ConfigurationError: the connection string is wrong, or holds an option that the driver does not know, or an
-            older table holds duplicates, which the message says how to remove.
-        UnavailableError: the database cannot be reached.
+        ConfigurationError: the connection string is wrong, or holds an option that the driver does not know; the table
+            is not the run log's, or another index has the name of one of its indexes; or an older table holds
+            duplicates, which the message says how to remove.
+        UnavailableError: the database cannot be reached, or somebody writes to an older table all the time.
     """
     written = connection_string if isinstance(connection_string, str) else connection_string.get_secret_value()
-    database = await Database.of(written, secrets, poolclass=NullPool)
+    database = await Database.of(written, secrets, EngineSettings(pgbouncer=pgbouncer), poolclass=NullPool)
+    event.listen(database.engine.sync_engine, "do_connect", _allow_for_building)
     try:
+        require_schemas(database.engine.dialect.name, schema)
         await asyncio.to_thread(_require_folder, locate(database.engine.url))
         await retrying(lambda: _create(database, log_table(schema)))
     finally:
@@ -102,13 +93,14 @@ async def create_tables(
 
 def check_table(connection: Connection, table: Table) -> str:
     """Say what is wrong with the table that the database holds, ``""`` if nothing is."""
-    inspector = inspect(connection)
-    if not inspector.has_table(table.name, schema=table.schema):
+    present = look(connection, table)
+    if present is None:
         return f"there is no table {table.fullname}"
-    missing = _missing_columns(connection, table)
+    missing = present.missing_columns(table)
     if missing:
         return f"table {table.fullname} lacks the columns {', '.join(missing)}"
-    if not _has_index(connection, table, UNIQUE, unique=True):
+    unique = next(index for index in table.indexes if index.unique)
+    if not any(index.serves_as(unique) for index in present.indexes):
         return f"table {table.fullname} lacks the unique index over ({', '.join(UNIQUE)})"
     return ""
 
@@ -167,71 +159,96 @@ def _create_in_file(database: Database, table: Table) -> None:
     options = {"timeout": BUSY_TIMEOUT_S}
     engine = create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=options)
     with engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
         _create_missing(connection, table, database.location)
-        connection.commit()
 
 
 async def _create_on_server(database: Database, table: Table) -> None:
-    connection = database.engine.connect()
+    # At stricter levels a transaction that waited for the lock would not see what was made meanwhile.
+    connection = database.engine.execution_options(isolation_level="READ COMMITTED").connect()
     try:
         await connection.start()
-        if connection.dialect.name == "postgresql":
-            await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
         await connection.run_sync(_create_missing, table, database.location)
-        await connection.commit()
     finally:
         if connection.sync_connection is not None:
             await shielded(connection.close())
 
 
 def _create_missing(connection: Connection, table: Table, where: str) -> None:
-    if not inspect(connection).has_table(table.name, schema=table.schema):
-        table.metadata.create_all(connection)
+    missing = _missing(connection, table, where)
+    lacking = [element.element for element in missing if isinstance(element, CreateIndex)]
+    if len(lacking) == len(missing) and any(index.unique for index in lacking):
+        _refuse_duplicates(connection, table, where)
+    connection.rollback()
+    if not missing:
         return
-    missing = _missing_columns(connection, table)
-    if missing:
+    _lock(connection)
+    for element in _missing(connection, table, where):
+        _execute(connection, element, table, where)
+    connection.commit()
+
+
+def _missing(connection: Connection, table: Table, where: str) -> Many[ExecutableDDLElement]:
+    present = look(connection, table)
+    if present is None:
+        return definitions(table, connection.dialect)
+    columns = present.missing_columns(table)
+    if columns:
         raise ConfigurationError(
-            f"{where} has a table {table.fullname} that is not the run log's: it lacks the columns {', '.join(missing)}"
+            f"{where} has a table {table.fullname} that is not the run log's: it lacks the columns {', '.join(columns)}"
         )
-    _refuse_duplicates(connection, table, where)
-    for index in table.indexes:
-        if not _has_index(connection, table, [column.name for column in index.columns], unique=bool(index.unique)):
-            index.create(connection)
+    try:
+        return [CreateIndex(index) for index in present.missing_indexes(table)]
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}: table {table.fullname}: {error}, then {CREATE_TABLES} again") from None
 
 
-def _missing_columns(connection: Connection, table: Table) -> list[str]:
-    present = {column["name"] for column in inspect(connection).get_columns(table.name, schema=table.schema)}
-    return [column.name for column in table.columns if column.name not in present]
+def _lock(connection: Connection) -> None:
+    """Begin the transaction that changes the schema; only one at a time does, and what it waits for is limited."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    elif connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
 
 
-def _has_index(connection: Connection, table: Table, columns: list[str] | tuple[str, ...], *, unique: bool) -> bool:
-    inspector = inspect(connection)
-    indexes = inspector.get_indexes(table.name, schema=table.schema)
-    if not unique:
-        return any(index["column_names"] == list(columns) for index in indexes)
-    whole = [set(index["column_names"]) for index in indexes if index["unique"] and not _is_partial(index)]
-    constraints = inspector.get_unique_constraints(table.name, schema=table.schema)
-    return set(columns) in [*whole, *(set(constraint["column_names"]) for constraint in constraints)]
+def _execute(connection: Connection, element: ExecutableDDLElement, table: Table, where: str) -> None:
+    try:
+        connection.execute(element)
+    except IntegrityError:
+        # They came after the look at the table.
+        connection.rollback()
+        _refuse_duplicates(connection, table, where)
+        raise
+    except (OperationalError, ProgrammingError) as error:
+        if isinstance(element, CreateIndex) and _is_name_taken(error):
+            raise ConfigurationError(
+                f"{where}: something else is called {element.element.name}, as the index over "
+                f"({', '.join(column.name for column in element.element.columns)}) of {table.fullname} must be: "
+                f"rename it, then {CREATE_TABLES} again"
+            ) from error
+        raise
 
 
-def _is_partial(index: ReflectedIndex) -> bool:
-    return any(name.endswith("_where") for name in index.get("dialect_options", {}))
+def _is_name_taken(error: OperationalError | ProgrammingError) -> bool:
+    return getattr(error.orig, "sqlstate", "") == "42P07" or "already" in str(error.orig)
 
 
 def _refuse_duplicates(connection: Connection, table: Table, where: str) -> None:
-    key = [table.c[name] for name in UNIQUE]
-    count = select(func.count()).select_from(
-        select(*key).group_by(*key).having(func.count() > 1).subquery(),
-    )
-    number = connection.scalar(count) or 0
-    if not number:
+    name = connection.dialect.identifier_preparer.format_table(table)
+    # Counted after grouping: so many groups hold more than one row.
+    first = connection.execute(text(f"{select_duplicates(name, 'count(*) OVER ()')} LIMIT 1")).first()
+    if first is None:
         return
-    first = connection.execute(select(*key).group_by(*key).having(func.count() > 1).order_by(*key).limit(1)).one()
+    remedy = " ".join(without_duplicates(name).splitlines())
     raise ConfigurationError(
-        f"{where}: table {table.fullname} holds {number} parts of runs more than once, the first being "
+        f"{where}: table {table.fullname} holds {first.number} parts of runs more than once, the first being "
         f"{first.attribute_type} {first.attribute_key!r} of run {first.run_id!r}. Decide which rows to keep, for "
-        f"instance the last of each with DELETE FROM {table.fullname} WHERE pk NOT IN "
-        f"(SELECT max(pk) FROM {table.fullname} GROUP BY {', '.join(UNIQUE)}), then {CREATE_TABLES} again"
+        f"instance the last of each with {remedy}, then {CREATE_TABLES} again"
     )
+
+
+def _allow_for_building(_dialect: Dialect, _record: Any, _arguments: Any, options: dict[str, Any]) -> None:
+    """Give statements on new connections the time that building an index takes."""
+    if "command_timeout" in options:
+        options["command_timeout"] = max(options["command_timeout"], BUILD_TIMEOUT_S)
