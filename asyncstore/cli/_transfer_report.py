@@ -132,7 +132,7 @@ def _runs(count: int) -> str:
 
 
 @contextmanager
-def run_progress(output: Output, doing: str, total: int) -> Iterator[Callable[[Outcome], None]]:
+def run_progress(output: Output, doing: str, total: int) -> Iterator[Callable[[object], None]]:
     """Give what is to be called as each run is done: a bar on a terminal, a line now and then otherwise."""
     if output.as_json:
         yield lambda outcome: None
@@ -145,11 +145,11 @@ def run_progress(output: Output, doing: str, total: int) -> Iterator[Callable[[O
         yield _lines(output, doing, total)
 
 
-def _lines(output: Output, doing: str, total: int) -> Callable[[Outcome], None]:
+def _lines(output: Output, doing: str, total: int) -> Callable[[object], None]:
     last = time.monotonic()
     count = 0
 
-    def advance(outcome: Outcome) -> None:
+    def advance(outcome: object) -> None:
         nonlocal last, count
         count += 1
         if time.monotonic() - last >= LINE_EVERY_S:

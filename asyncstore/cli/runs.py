@@ -1,15 +1,19 @@
-"""``asyncstore runs``: look at runs, follow them, delete them; :mod:`_transfer` has what takes them elsewhere."""
+"""
+``asyncstore runs``: look at runs, follow them, delete them.
 
-import sys
+:mod:`_transfer` has what takes them elsewhere, :mod:`_prune` what deletes old ones.
+"""
+
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from asyncstore.cli import _transfer
+from asyncstore.cli import _prune, _transfer
 from asyncstore.cli._command import Session, command
 from asyncstore.cli._output import clean, status_text, time_text
+from asyncstore.cli._question import require_yes
 from asyncstore.cli._tree import run_tree
 from asyncstore.errors import ConfigurationError
 from asyncstore.models import CREATED, PROCESSING, RunSummary
@@ -88,22 +92,13 @@ async def watch(
 
 
 _transfer.register(app)
+_prune.register(app)
 
 
 def confirm(session: Session, run_ids: list[str], data: bool, yes: bool) -> None:
     """Ask whether to delete, unless that is settled."""
-    if yes:
-        return
-    if sys.stdin is None or not sys.stdin.isatty():
-        raise ConfigurationError("nobody can be asked here: give --yes to delete without asking")
-    try:
-        agreed = typer.confirm(f"Delete {clean(', '.join(run_ids))}{' and their data' if data else ''}?", err=True)
-    except typer.Abort:
-        # What comes next begins on a line of its own.
-        session.output.note("")
-        raise
-    if not agreed:
-        raise typer.Exit(1)
+    if not yes:
+        require_yes(session.output, f"Delete {clean(', '.join(run_ids))}{' and their data' if data else ''}?")
 
 
 @command(app, "delete", before=confirm)
