@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -124,6 +125,50 @@ async def write_until_killed(store: RunLogStore, *, run_id: str, writer: str, ta
             group.create_task(write(task))
 
 
+async def write_through_faults(
+    store: RunLogStore, *, run_id: str, writer: str, tasks: int, versions: int, runs_every: int, until: str
+) -> list[dict[str, Any]]:
+    """
+    Write steps, and create runs, until there is a file ``until``; return what came of each write, and when.
+
+    An error that says the database was away is an outcome; any other ends the worker.
+    """
+    from asyncstore.errors import OutcomeUnknownError, UnavailableError
+
+    outcomes: list[dict[str, Any]] = []
+
+    async def tell(write: Coroutine[Any, Any, Any], **what: Any) -> None:
+        began_ns = time.monotonic_ns()
+        outcome = ""
+        key = ""
+        try:
+            await write
+        except OutcomeUnknownError as error:
+            outcome, key = "unknown", error.key
+        except UnavailableError:
+            outcome = "unavailable"
+        ended_ns = time.monotonic_ns()
+        outcomes.append({**what, "began_ns": began_ns, "ended_ns": ended_ns, "outcome": outcome, "key": key})
+        say({"outcome": outcome})
+
+    async def write(task: int) -> None:
+        number = 0
+        while not os.path.exists(until):  # noqa: ASYNC240 - a microsecond, beside writes that take hundreds
+            name = f"{writer}-{task}-{number}"
+            for version in range(versions):
+                step = store.create_step_log(str(number), name)
+                step.user_defined_metrics = {"filler": "x" * 500, "version": version}
+                await tell(store.add_step_log(step, run_id), step=name, version=version)
+            if number % runs_every == 0:
+                await tell(store.create_run_log(name, tag="whole"), run=name)
+            number += 1
+
+    async with asyncio.TaskGroup() as group:
+        for task in range(tasks):
+            group.create_task(write(task))
+    return outcomes
+
+
 async def write_versions(
     store: RunLogStore, *, run_id: str, writer: str, tasks: int, steps: int, versions: int, pause_s: float
 ) -> list[tuple[str, int, int, int]]:
@@ -180,7 +225,17 @@ async def add_parts(store: RunLogStore, *, run_id: str, name: str) -> None:
 
 
 JOBS: dict[str, Job] = {
-    job.__name__: job for job in (add_steps, create_run, write_until_killed, write_versions, watch, call, add_parts)
+    job.__name__: job
+    for job in (
+        add_steps,
+        create_run,
+        write_until_killed,
+        write_through_faults,
+        write_versions,
+        watch,
+        call,
+        add_parts,
+    )
 }
 
 

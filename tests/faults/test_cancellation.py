@@ -18,9 +18,10 @@ from asyncstore.models import FAIL, PROCESSING, SUCCESS, BranchLog, StepLog
 from asyncstore.runlog.chunked import ChunkedS3RunLogStore
 from asyncstore.runlog.document import S3RunLogStore
 from asyncstore.testing.s3_stub import S3Stub
+from tests._cancelling import Stopping
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator
+    from collections.abc import Callable, Coroutine
 
     from asyncstore.runlog.base import RunLogStore
     from asyncstore.testing.s3_stub._messages import Request
@@ -63,43 +64,6 @@ class NoticingStub(S3Stub):
         while not condition():
             self.changed.clear()
             await self.changed.wait()
-
-
-class Stopping:
-    """
-    An awaitable that runs a coroutine and calls ``stop`` at its nth await.
-
-    Args:
-        inner: the coroutine.
-        nth: number of the await, from 1; 0 never calls ``stop``.
-        stop: what to call, as soon as the coroutine waits.
-    """
-
-    def __init__(self, inner: Coroutine[Any, Any, Any], nth: int, stop: Callable[[], object]) -> None:
-        self._inner = inner
-        self._nth = nth
-        self._stop = stop
-        self.awaits = 0
-
-    async def run(self) -> None:
-        """Run the coroutine."""
-        await self
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        thrown: BaseException | None = None
-        while True:
-            try:
-                waited_for = self._inner.send(None) if thrown is None else self._inner.throw(thrown)
-            except StopIteration as end:
-                return end.value
-            self.awaits += 1
-            if self.awaits == self._nth:
-                asyncio.get_running_loop().call_soon(self._stop)
-            try:
-                thrown = None
-                yield waited_for
-            except BaseException as error:
-                thrown = error
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from asyncstore.models import PROCESSING, SUCCESS
 from asyncstore.objects.memory import MemoryObjectStore
 from asyncstore.objects.s3 import S3ObjectStore
 from asyncstore.runlog.chunked import ChunkedFileSystemRunLogStore, ChunkedRunLogStore, ChunkedS3RunLogStore
+from asyncstore.runlog.db import DBRunLogStore, create_tables
 from asyncstore.runlog.document import FileSystemRunLogStore, S3RunLogStore
 from tests._processes import FULL, all_do, short_or_full, tell, worker_process, worker_processes
 
@@ -147,6 +148,45 @@ async def test_beside_many_writers(
 @pytest.mark.parametrize("layout", IN_FOLDERS)
 async def test_beside_many_writers_in_a_folder(layout: Any, watchers: int, tmp_path: Path, capsys: Capture) -> None:
     tell(capsys, await check_watching(layout, {"log_folder": str(tmp_path / "logs")}, watchers))
+
+
+@pytest.fixture(params=["postgres_url", "sqlite_url"])
+def url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(request.param))
+
+
+def kind_of(url: str) -> str:
+    return url.partition(":")[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("watchers", [1, WATCHERS] if FULL else [WATCHERS])
+async def test_beside_many_writers_in_a_database(url: str, watchers: int, capsys: Capture) -> None:
+    await create_tables(url)
+    tell(capsys, f"{kind_of(url)}: {await check_watching(DBRunLogStore, {'connection_string': url}, watchers)}")
+
+
+@pytest.mark.slow
+async def test_a_quiet_run_in_a_database_tells_its_next_change(url: str, capsys: Capture) -> None:
+    await create_tables(url)
+    options: dict[str, Any] = {"connection_string": url}
+    async with DBRunLogStore(**options) as owner, worker_process(DBRunLogStore, options) as watcher:
+        await owner.create_run_log("run", status=PROCESSING)
+        await watcher.begin("watch", run_id="run", cursor=None, cursor_every=1)
+        await watcher.said()
+        lags = []
+        for status in ["A", "B", SUCCESS]:
+            await asyncio.sleep(QUIET_S)
+            await owner.update_run_log_status("run", status)
+            ended_ns = time.monotonic_ns()
+            told = await watcher.said()
+            assert (told["kind"], told["what"]) == ("RunLog", status)
+            lags.append((told["at_ns"] - ended_ns) / 1e6)
+        assert "result" in await watcher.said()
+        tell(
+            capsys,
+            f"{kind_of(url)}, changed every {QUIET_S} s: told after {', '.join(f'{lag:.0f}' for lag in lags)} ms",
+        )
 
 
 @pytest.mark.slow
