@@ -15,6 +15,9 @@ LEAST_ITEMS = 8
 """Smaller batches are not worth halving."""
 
 TRIAL_COMMITS = 16
+TRIAL_ITEMS = 2000
+"""A way is tried for so many commits, or for two at least and so many items."""
+
 REPEATED_AFTER_TRIALS = 16
 """How many times in a row the faster way is taken until the other one is tried again."""
 
@@ -46,7 +49,7 @@ class Pace:
             return self._overlaps
         self._commits += 1
         self._items += items
-        if self._commits == TRIAL_COMMITS:
+        if self._commits >= TRIAL_COMMITS or (self._commits > 1 and self._items >= TRIAL_ITEMS):
             self._rates[self._overlaps] = self._items / max(now_s - self._began_s, 1e-9)
             self._choose()
             self._begin(now_s)

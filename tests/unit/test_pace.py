@@ -7,13 +7,15 @@ from asyncstore._core.pace import REPEATED_AFTER_TRIALS, TRIAL_COMMITS, Pace
 TASKS = 64
 
 
-def simulate(pace: Pace, *, fixed_s: float, each_s: float, work_s: float, commits: int) -> list[bool]:
-    """Let 64 tasks write in a closed loop; return for each commit whether it overlapped with their work."""
+def simulate(
+    pace: Pace, *, fixed_s: float, each_s: float, work_s: float, commits: int, tasks: int = TASKS
+) -> list[bool]:
+    """Let tasks write in a closed loop; return for each commit whether it overlapped with their work."""
     now_s = 0.0
     overlapping = False
     chosen = []
     for _ in range(commits):
-        items = TASKS // 2 if overlapping else TASKS
+        items = tasks // 2 if overlapping else tasks
         commit_s = fixed_s + items * each_s
         now_s += max(commit_s, items * work_s) if overlapping else commit_s + items * work_s
         overlapping = pace.overlaps(items, now_s)
@@ -29,6 +31,11 @@ def test_the_faster_way_is_found_and_kept(fixed_s: float, faster: bool) -> None:
     chosen = simulate(Pace(), fixed_s=fixed_s, each_s=15e-6, work_s=15e-6, commits=TRIAL_COMMITS * 200)
     settled = chosen[4 * TRIAL_COMMITS :]
     assert settled.count(faster) / len(settled) > 1 - 2 / REPEATED_AFTER_TRIALS
+
+
+def test_with_large_batches_a_few_are_enough() -> None:
+    chosen = simulate(Pace(), fixed_s=0.0003, each_s=15e-6, work_s=20e-6, commits=40, tasks=1000)
+    assert chosen[3:].count(True) >= 30
 
 
 def test_a_storage_that_changes_is_noticed() -> None:

@@ -16,7 +16,7 @@ cost none, but a tenth of the speed, and all of it on a day when the planner tak
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -27,7 +27,7 @@ from asyncstore.runlog.db._rows import RowKey
 from asyncstore.runlog.db._writer import COMMIT_UNKNOWN, CoreWriter, Fate, inserting, writing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from sqlalchemy import Table
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -112,14 +112,12 @@ class PostgresWriter(CoreWriter):
     async def open(self) -> None:
         """Find out which sequence numbers the rows: magnus' own, or that of a ``serial`` or identity column."""
 
-        async def find(fate: Fate) -> str | None:
-            async with self._driver(fate) as driver:
-                found: str | None = await driver.fetchval(_SEQUENCE, self._name)
-                return found
+        async def find(fate: Fate) -> list[Any]:
+            return await self._fetch(fate, _SEQUENCE, self._name)
 
-        sequence = await self._retrying(find, "looking for the sequence of pk", "")
-        if sequence is not None:
-            self._number_rows_from(sequence)
+        (found,) = await self._retrying(find, "looking for the sequence of pk", "")
+        if found[0] is not None:
+            self._number_rows_from(found[0])
 
     async def aclose(self) -> None:
         """Give the connection back to the pool."""
@@ -158,21 +156,13 @@ class PostgresWriter(CoreWriter):
         order = sorted(row for row in rows if row.key in new)
         arguments = _arrays(rows, order, [new[row.key] for row in order])
 
-        async def landed() -> list[Any]:
-            async with self._driver(Fate()) as driver:
-                found: list[Any] = await driver.fetch(self._landed, list(new.values()))
-                return found
-
         async def work(fate: Fate) -> list[Any]:
-            asked_before = fate.may_have_landed
-            try:
-                async with self._driver(fate) as driver:
-                    inserted: list[Any] = await driver.fetch(self._keep, *arguments)
-            except asyncpg.UniqueViolationError:
-                # The attempt before, whose connection was lost, was still under way.
-                if not asked_before:
-                    raise
-            return await landed() if asked_before else inserted
+            if not fate.may_have_landed:
+                return await self._fetch(fate, self._keep, *arguments)
+            # An attempt before, whose connection was lost, may even be under way still.
+            with contextlib.suppress(asyncpg.UniqueViolationError):
+                await self._fetch(fate, self._keep, *arguments)
+            return await self._fetch(fate, self._landed, list(new.values()))
 
         own = {RowKey(*row) for row in await self._retrying(work, what, key)}
         self._remember((row_key, number) for row_key, number in new.items() if row_key in own)
@@ -188,8 +178,7 @@ class PostgresWriter(CoreWriter):
             arguments = [*order[0].key, order[0].attribute_value, *known]
         else:
             statement, arguments = self._replace, _arrays(rows, order, known)
-        async with self._driver(fate) as driver:
-            written = await driver.fetch(statement, *arguments)
+        written = await self._fetch(fate, statement, *arguments)
         # A trigger may have passed over rows; which ones, nobody says.
         if len(written) == len(order):
             found = zip(order, known, written, strict=True)
@@ -197,9 +186,8 @@ class PostgresWriter(CoreWriter):
 
     async def _reserve(self, rows: Sequence[Row]) -> list[int | None]:
         # A number that was drawn and not used does no harm, so the fate of this is of no interest.
-        async with self._driver(Fate()) as driver:
-            keys = [list(column) for column in zip(*(row.key for row in rows), strict=True)]
-            return [row[0] for row in await driver.fetch(self._reserving, *keys)]
+        keys = [list(column) for column in zip(*(row.key for row in rows), strict=True)]
+        return [row[0] for row in await self._fetch(Fate(), self._reserving, *keys)]
 
     def _number_rows_from(self, sequence: str) -> None:
         def sql(statement: str, conflict: str = "") -> str:
@@ -217,16 +205,16 @@ class PostgresWriter(CoreWriter):
         for key in keys:
             self._numbers.pop(key, None)
 
-    @asynccontextmanager
-    async def _driver(self, fate: Fate) -> AsyncIterator[asyncpg.Connection]:
+    async def _fetch(self, fate: Fate, statement: str, *arguments: Any) -> list[Any]:
+        """Return what a statement returns, which is a transaction by itself."""
         async with self._lock:
             driver = self._raw
             if driver is None or driver.is_closed():
                 driver = await self._checked_out()
             serves = False
             try:
-                async with self._enclosed(driver):
-                    yield driver
+                fetch = self._enclosed(driver) if self._begin else driver.fetch
+                found: list[Any] = await fetch(statement, *arguments)
                 serves = True
             except asyncpg.PostgresError as error:
                 state = str(error.sqlstate)
@@ -239,21 +227,23 @@ class PostgresWriter(CoreWriter):
             finally:
                 if not serves or driver.is_closed():
                     await shielded(self._let_go())
+            return found
 
-    @asynccontextmanager
-    async def _enclosed(self, driver: asyncpg.Connection) -> AsyncIterator[None]:
-        """Have an explicit transaction, where a statement that is one by itself will not do."""
-        if not self._begin:
-            yield
-            return
-        await driver.execute(self._begin)
-        try:
-            yield
-            await driver.execute("COMMIT")
-        except asyncpg.PostgresError as error:
-            if not str(error.sqlstate).startswith(_ENDS_CONNECTION):
-                await driver.execute("ROLLBACK")
-            raise
+    def _enclosed(self, driver: asyncpg.Connection) -> Callable[..., Awaitable[list[Any]]]:
+        """Return what runs a statement in an explicit transaction."""
+
+        async def fetch(statement: str, *arguments: Any) -> list[Any]:
+            await driver.execute(self._begin)
+            try:
+                found: list[Any] = await driver.fetch(statement, *arguments)
+                await driver.execute("COMMIT")
+            except asyncpg.PostgresError as error:
+                if not str(error.sqlstate).startswith(_ENDS_CONNECTION):
+                    await driver.execute("ROLLBACK")
+                raise
+            return found
+
+        return fetch
 
     async def _checked_out(self) -> asyncpg.Connection:
         """Return the driver's connection, of the pool's connections the first that is not closed."""
