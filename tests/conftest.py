@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 from blockbuster import BlockBuster
 
+from asyncstore.runlog.db import create_tables
 from asyncstore.testing.pgbouncer import PgBouncer, is_installed, pgbouncer_server
 from asyncstore.testing.postgres import PostgresServer, postgres_server
 from asyncstore.testing.s3_stub import StubServer, s3_stub_server
@@ -133,6 +134,19 @@ def pgbouncer_url(pgbouncer: PgBouncer, postgres_url: str) -> str:
 def sqlite_url(tmp_path: Path) -> str:
     """Return the URL of a database that does not exist yet."""
     return f"sqlite:///{tmp_path / 'run-log.db'}"
+
+
+@pytest.fixture(params=["sqlite_url", "postgres_url"])
+def empty_url(request: pytest.FixtureRequest) -> str:
+    """Return the URL of an empty database: SQLite, and PostgreSQL."""
+    return str(request.getfixturevalue(request.param))
+
+
+@pytest.fixture
+async def url(empty_url: str) -> str:
+    """Return the URL of a database with its tables: SQLite, and PostgreSQL."""
+    await create_tables(empty_url)
+    return empty_url
 
 
 @pytest.fixture(scope="session")

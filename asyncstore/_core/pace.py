@@ -18,6 +18,9 @@ TRIAL_COMMITS = 16
 TRIAL_ITEMS = 2000
 """A way is tried for so many commits, or for two at least and so many items."""
 
+CROWD_CHANGES = 3
+"""Where the number of callers changes so many times over, what was measured before says nothing."""
+
 REPEATED_AFTER_TRIALS = 16
 """How many times in a row the faster way is taken until the other one is tried again."""
 
@@ -29,6 +32,7 @@ class Pace:
         self._overlaps = False
         self._rates: dict[bool, float] = {}
         self._trials = 0
+        self._callers = 0
         self._began_s: float | None = None
         self._commits = 0
         self._items = 0
@@ -44,6 +48,13 @@ class Pace:
         if items < LEAST_ITEMS:
             self.rest()
             return False
+        # Half of the callers at a time, where commits overlap.
+        callers = 2 * items if self._overlaps else items
+        if not self._callers / CROWD_CHANGES <= callers <= self._callers * CROWD_CHANGES:
+            self._callers = callers
+            self._rates.clear()
+            self._begin(now_s)
+            return self._overlaps
         if self._began_s is None:
             self._begin(now_s)
             return self._overlaps

@@ -159,20 +159,13 @@ class SqlitePlace(Place):
                 yield os.readlink(f"/proc/self/fd/{descriptor}")
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def empty(request: pytest.FixtureRequest) -> str:
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
-
-
 @pytest.fixture
-async def place(empty: str) -> AsyncIterator[Place]:
-    await create_tables(empty)
-    if empty.startswith("sqlite:"):
-        yield SqlitePlace(empty)
+async def place(url: str) -> AsyncIterator[Place]:
+    if url.startswith("sqlite:"):
+        yield SqlitePlace(url)
         return
-    admin = await asyncpg.connect(empty)
-    yield PostgresPlace(empty, admin)
+    admin = await asyncpg.connect(url)
+    yield PostgresPlace(url, admin)
     await admin.close()
 
 

@@ -9,18 +9,7 @@ import pytest
 
 from asyncstore.errors import ClosedError
 from asyncstore.models import RunLog, StepLog
-from asyncstore.runlog.db import DBRunLogStore, create_tables
-
-
-@pytest.fixture(params=["sqlite_url", "postgres_url"])
-def empty(request: pytest.FixtureRequest) -> str:
-    return str(request.getfixturevalue(request.param))
-
-
-@pytest.fixture
-async def url(empty: str) -> str:
-    await create_tables(empty)
-    return empty
+from asyncstore.runlog.db import DBRunLogStore
 
 
 # An aiosqlite connection that outlives its engine says so when it is collected.

@@ -174,17 +174,6 @@ def test_choices_that_cannot_be_kept_are_refused(url: str, options: dict[str, An
         DBRunLogStore(connection_string=url, **options)
 
 
-@pytest.fixture(params=["sqlite_url", "postgres_url"])
-def empty(request: pytest.FixtureRequest) -> str:
-    return str(request.getfixturevalue(request.param))
-
-
-@pytest.fixture
-async def url(empty: str) -> str:
-    await create_tables(empty)
-    return empty
-
-
 async def use(store: DBRunLogStore) -> None:
     async with store:
         await store.create_run_log("run")

@@ -122,15 +122,8 @@ async def postgres_connection(url: str) -> AsyncIterator[asyncpg.Connection]:
         await connection.close()
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest) -> str:
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
-
-
 @pytest.fixture
 async def logs(url: str) -> AsyncIterator[Logs]:
-    await create_tables(url)
     scheme, _, rest = url.partition(":")
     drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
     engine = create_async_engine(f"{drivers[scheme]}:{rest}")

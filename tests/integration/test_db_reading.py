@@ -26,15 +26,8 @@ if TYPE_CHECKING:
 STAMP = datetime(2023, 5, 1, 10, 0, 0, 250)
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest) -> str:
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
-
-
 @pytest.fixture
 async def store(url: str) -> AsyncIterator[DBRunLogStore]:
-    await create_tables(url)
     async with DBRunLogStore(connection_string=url, retry=NO_RETRY) as store:
         yield store
 

@@ -69,10 +69,9 @@ class Database:
         return [*await self.fetch(columns), *await self.fetch(indexes), *await self.fetch(sequences)]
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest) -> str:
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
+@pytest.fixture
+def url(empty_url: str) -> str:
+    return empty_url
 
 
 @pytest.fixture

@@ -55,10 +55,9 @@ def magnus_rows() -> list[tuple[str, str, str, str]]:
     return [("old", key, kind, json.dumps(value)) for key, kind, value in parts]
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest) -> str:
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
+@pytest.fixture
+def url(empty_url: str) -> str:
+    return empty_url
 
 
 @pytest.fixture

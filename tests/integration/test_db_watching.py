@@ -96,11 +96,6 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.01)
 
 
-@pytest.fixture(params=["sqlite_url", "postgres_url"])
-def url(request: pytest.FixtureRequest) -> str:
-    return str(request.getfixturevalue(request.param))
-
-
 async def insert(connection: asyncpg.Connection) -> None:
     await connection.execute(INSERT, "late", body("late"))
 

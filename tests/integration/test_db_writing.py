@@ -61,18 +61,6 @@ def step(name: str, **fields: Any) -> StepLog:
     return StepLog(name=name, internal_name=name, **fields)
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def empty(request: pytest.FixtureRequest) -> str:
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
-
-
-@pytest.fixture
-async def url(empty: str) -> str:
-    await create_tables(empty)
-    return empty
-
-
 @pytest.fixture
 async def store(url: str) -> AsyncIterator[DBRunLogStore]:
     async with DBRunLogStore(connection_string=url, retry=SOON) as store:

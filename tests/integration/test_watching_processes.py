@@ -16,7 +16,7 @@ from asyncstore.models import PROCESSING, SUCCESS
 from asyncstore.objects.memory import MemoryObjectStore
 from asyncstore.objects.s3 import S3ObjectStore
 from asyncstore.runlog.chunked import ChunkedFileSystemRunLogStore, ChunkedRunLogStore, ChunkedS3RunLogStore
-from asyncstore.runlog.db import DBRunLogStore, create_tables
+from asyncstore.runlog.db import DBRunLogStore
 from asyncstore.runlog.document import FileSystemRunLogStore, S3RunLogStore
 from tests._processes import FULL, all_do, short_or_full, tell, worker_process, worker_processes
 
@@ -150,11 +150,6 @@ async def test_beside_many_writers_in_a_folder(layout: Any, watchers: int, tmp_p
     tell(capsys, await check_watching(layout, {"log_folder": str(tmp_path / "logs")}, watchers))
 
 
-@pytest.fixture(params=["postgres_url", "sqlite_url"])
-def url(request: pytest.FixtureRequest) -> str:
-    return str(request.getfixturevalue(request.param))
-
-
 def kind_of(url: str) -> str:
     return url.partition(":")[0]
 
@@ -162,13 +157,11 @@ def kind_of(url: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("watchers", [1, WATCHERS] if FULL else [WATCHERS])
 async def test_beside_many_writers_in_a_database(url: str, watchers: int, capsys: Capture) -> None:
-    await create_tables(url)
     tell(capsys, f"{kind_of(url)}: {await check_watching(DBRunLogStore, {'connection_string': url}, watchers)}")
 
 
 @pytest.mark.slow
 async def test_a_quiet_run_in_a_database_tells_its_next_change(url: str, capsys: Capture) -> None:
-    await create_tables(url)
     options: dict[str, Any] = {"connection_string": url}
     async with DBRunLogStore(**options) as owner, worker_process(DBRunLogStore, options) as watcher:
         await owner.create_run_log("run", status=PROCESSING)

@@ -38,6 +38,14 @@ def test_with_large_batches_a_few_are_enough() -> None:
     assert chosen[3:].count(True) >= 30
 
 
+def test_a_crowd_that_changes_is_measured_anew() -> None:
+    pace = Pace()
+    few = simulate(pace, fixed_s=0.0013, each_s=10e-6, work_s=20e-6, commits=50 * TRIAL_COMMITS)
+    many = simulate(pace, fixed_s=0.0013, each_s=10e-6, work_s=20e-6, commits=40, tasks=1000)
+    assert few.count(False) > few.count(True)
+    assert many.count(True) >= 25
+
+
 def test_a_storage_that_changes_is_noticed() -> None:
     pace = Pace()
     simulate(pace, fixed_s=0.0001, each_s=15e-6, work_s=15e-6, commits=TRIAL_COMMITS * 50)

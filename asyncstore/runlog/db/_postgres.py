@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -103,7 +104,7 @@ class PostgresWriter(CoreWriter):
         self._lock = asyncio.Lock()
         self._held: AsyncConnection | None = None
         self._raw: asyncpg.Connection | None = None
-        self._numbers: dict[RowKey, int] = {}
+        self._numbers: OrderedDict[RowKey, int] = OrderedDict()
         self._begin = f"BEGIN; {database.transaction_setting}" if database.pgbouncer else ""
         names = database.engine.dialect.identifier_preparer
         self._name = names.format_table(table)
@@ -199,7 +200,7 @@ class PostgresWriter(CoreWriter):
     def _remember(self, written: Iterable[tuple[RowKey, int]]) -> None:
         self._numbers.update(written)
         while len(self._numbers) > _NUMBERS_KEPT:
-            del self._numbers[next(iter(self._numbers))]
+            self._numbers.popitem(last=False)
 
     def _forget(self, keys: Iterable[RowKey]) -> None:
         for key in keys:
