@@ -49,7 +49,10 @@ def checked(body: bytes, kind: str, name: str) -> bytes:
     """
     if (
         len(body) <= INTEGER_LIMIT_DIGITS
-        and not (b"NaN" in body or b"Infinity" in body or b"\\u0000" in body)
+        # A search for one byte takes half of the time of one for several.
+        and not (b"N" in body and b"NaN" in body)
+        and not (b"I" in body and b"Infinity" in body)
+        and not (b"\\" in body and b"\\u0000" in body)
         and body.count(b"[") + body.count(b"{") <= DEPTH_LIMIT
     ):
         return body

@@ -14,7 +14,7 @@ import binascii
 from abc import ABC, abstractmethod
 from functools import partial
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from asyncstore.errors import ConfigurationError
 
@@ -27,6 +27,9 @@ __all__ = ["POLL_FASTEST_S", "POLL_SLOWEST_S", "Cursor", "View", "WholeView"]
 
 POLL_FASTEST_S = 0.1
 POLL_SLOWEST_S = 5.0
+
+Mark: TypeAlias = tuple[bytes, bytes]
+"""Digests of a fragment's key and of its content."""
 
 _WIDTH = 8
 _HISTORY_LEAST = 1000
@@ -59,7 +62,7 @@ class Cursor:
         if len(pairs) % (2 * _WIDTH) or raw[:_WIDTH] != cursor._run:
             raise ConfigurationError(f"this is not a cursor of run {run_id!r}")
         for start in range(0, len(pairs), 2 * _WIDTH):
-            cursor._note(pairs[start : start + _WIDTH], pairs[start + _WIDTH : start + 2 * _WIDTH])
+            cursor.add((pairs[start : start + _WIDTH], pairs[start + _WIDTH : start + 2 * _WIDTH]))
         return cursor
 
     def text(self) -> str:
@@ -70,15 +73,14 @@ class Cursor:
         """Return what writes the cursor as it is now, also later on: the texts are long, and most never asked for."""
         return partial(_text_at, self._run, self._history, len(self._history))
 
-    def is_new(self, fragment: Fragment) -> bool:
-        """Tell whether this version of the fragment has not been seen."""
-        return self._versions.get(_key_digest(fragment)) != fragment.version
+    def unseen(self, fragments: Iterable[Fragment]) -> list[tuple[Fragment, Mark]]:
+        """Return those fragments of which this version has not been seen, each with its mark."""
+        marked = ((fragment, (_key_digest(fragment), fragment.version)) for fragment in fragments)
+        return [(fragment, mark) for fragment, mark in marked if self._versions.get(mark[0]) != mark[1]]
 
-    def add(self, fragment: Fragment) -> None:
+    def add(self, mark: Mark) -> None:
         """Note this version of the fragment as seen, in place of the one before."""
-        self._note(_key_digest(fragment), fragment.version)
-
-    def _note(self, key: bytes, version: bytes) -> None:
+        key, version = mark
         self._versions[key] = version
         self._history.append((key, version))
         if len(self._history) > 2 * len(self._versions) + _HISTORY_LEAST:

@@ -13,7 +13,6 @@ import contextlib
 import time
 from abc import abstractmethod
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -452,12 +451,13 @@ class RunLogStore(Resource):
                     found |= await self._found_by(view, run_id)
                 look_s = time.monotonic() - began
                 ended = self._has_ended(found[HEADER])
-                changed = [fragment for fragment in in_creation_order(found.values()) if seen.is_new(fragment)]
-                # The end of the run is told last: whoever stops there has seen everything before it.
-                changed.sort(key=lambda fragment: ended and fragment.key == HEADER)
-                for fragment in changed:
-                    seen.add(fragment)
-                    yield replace(fragment, write_cursor=seen.here())
+                changed = seen.unseen(in_creation_order(found.values()))
+                if ended:
+                    # The end of the run is told last: whoever stops there has seen everything before it.
+                    changed.sort(key=lambda item: item[0].key == HEADER)
+                for fragment, mark in changed:
+                    seen.add(mark)
+                    yield Fragment(fragment.key, fragment.body, fragment.created_at, fragment.etag, seen.here())
                 if not ended:
                     delay = POLL_FASTEST_S if changed else min(delay * 1.5, POLL_SLOWEST_S)
                     await view.wait(max(POLL_FASTEST_S, look_s), max(delay, look_s))

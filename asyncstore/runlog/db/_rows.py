@@ -93,8 +93,11 @@ def rows_of(run_id: str, fragments: Iterable[Fragment]) -> list[Row]:
     return [Row(row_key(run_id, fragment.key), fragment.body.decode()) for fragment in fragments]
 
 
-def writes_of(rows: Iterable[Row]) -> Iterator[Write]:
+def writes_of(rows: Sequence[Row]) -> Iterator[Write]:
     """Cut ``rows`` into writes that a single statement can carry; nearly always it is one."""
+    if len(rows) == 1:
+        yield tuple(rows)
+        return
     chunk: list[Row] = []
     size = 0
     for row in rows:
@@ -116,7 +119,7 @@ def weight(write: Write) -> int:
 
 def last_writes(batch: Iterable[Write]) -> list[Row]:
     """Return each key's last row, at the place where the key first came."""
-    return [Row(key, value) for key, value in {row.key: row.attribute_value for row in _flat(batch)}.items()]
+    return list({row.key: row for row in _flat(batch)}.values())
 
 
 def first_writes(batch: Iterable[Write]) -> list[Row]:
