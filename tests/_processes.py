@@ -138,7 +138,8 @@ async def worker_processes(
 async def _starting(store: type[RunLogStore], options: Mapping[str, Any], wall_offset_s: int) -> AsyncIterator[Worker]:
     job = json.dumps([store.__module__, store.__name__, dict(options), wall_offset_s])
     # The package that is tested, installed or not, whatever folder the tests are run from.
-    environment = {**os.environ, "PYTHONPATH": str(Path(asyncstore.__file__).parents[1])}
+    folders = [Path(asyncstore.__file__).parents[1], Path(__file__).parents[1]]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
     with tempfile.TemporaryFile() as errors:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-W", "error", str(SCRIPT), job),
