@@ -246,8 +246,7 @@ class S3ObjectStore(ObstoreObjectStore):
             return self._client
 
     def _drop_store(self) -> None:
-        # It holds on to us, who give it credentials, and the garbage collector does not see that circle: it would stay
-        # for as long as the process, and its connections with it.
+        # Its connections close when nobody holds it any more, and whoever has closed us may go on holding us.
         vars(self).pop("_store", None)
 
     async def _close_client(self) -> None:

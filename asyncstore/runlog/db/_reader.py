@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from asyncstore.models import RunSummary
     from asyncstore.runlog.db._engine import Database
 
-__all__ = ["Reader", "aware", "checked_out"]
+__all__ = ["Reader", "aware", "checked_out", "fragment_in"]
 
 T = TypeVar("T")
 
@@ -231,6 +231,14 @@ def aware(stamp: datetime | None) -> datetime | None:
     return _EPOCH_UTC + (stamp - _EPOCH) if stamp.tzinfo is None else stamp.replace(tzinfo=UTC)
 
 
+def fragment_in(
+    attribute_type: str, attribute_key: str | None, attribute_value: str | None, created_at: datetime | None
+) -> Fragment:
+    """Return the fragment that a row of these columns holds."""
+    key = fragment_key(attribute_type, attribute_key or "")
+    return Fragment(key, (attribute_value or "null").encode(), aware(created_at))
+
+
 @asynccontextmanager
 async def checked_out(database: Database) -> AsyncIterator[AsyncConnection]:
     """Check a connection out; it goes back also when the reader is cancelled, at whatever moment."""
@@ -257,8 +265,7 @@ def _needed(table: Table) -> list[Any]:
 
 
 def _fragment(row: Row[Any]) -> Fragment:
-    key = fragment_key(row.attribute_type, row.attribute_key or "")
-    return Fragment(key, (row.attribute_value or "null").encode(), aware(row.created_at))
+    return fragment_in(row.attribute_type, row.attribute_key, row.attribute_value, row.created_at)
 
 
 def _wanted(rows: Sequence[Row[Any]], query: RunQuery) -> list[RunSummary]:

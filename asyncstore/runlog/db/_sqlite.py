@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sqlalchemy import Table
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from asyncstore._core.retry import RetryPolicy
     from asyncstore.runlog.db._engine import Database
 
-__all__ = ["SqliteWriter"]
+__all__ = ["SqliteWriter", "connect", "parsed_time"]
 
 T = TypeVar("T")
 
@@ -97,7 +98,7 @@ class SqliteWriter(Writer):
             row = connection.execute(_CURRENT, key).fetchone()
             if row is None:
                 return False
-            connection.execute(_CHANGE, (change(row[0], _parsed(row[1])), *key))
+            connection.execute(_CHANGE, (change(row[0], parsed_time(row[1])), *key))
             return True
 
         return await self._transaction(work, changing(key), key.path)
@@ -130,9 +131,7 @@ class SqliteWriter(Writer):
         return result
 
     def _connect(self) -> None:
-        arguments, options = self._engine.dialect.create_connect_args(self._engine.url)
-        own: dict[str, Any] = {"timeout": BUSY_TIMEOUT_S, "isolation_level": None, "check_same_thread": False}
-        connection: sqlite3.Connection = sqlite3.connect(str(arguments[0]), **{**options, **own})
+        connection = connect(self._engine)
         try:
             (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
             if mode != "wal":
@@ -172,7 +171,7 @@ def _begin(connection: sqlite3.Connection) -> None:
 
 def _records(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[tuple[str, ...]]:
     latest = {
-        run_id: _parsed(connection.execute(_LATEST, (run_id,)).fetchone()[0])
+        run_id: parsed_time(connection.execute(_LATEST, (run_id,)).fetchone()[0])
         for run_id in {row.key.run_id for row in rows}
     }
     return [
@@ -180,7 +179,16 @@ def _records(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[tuple[
     ]
 
 
-def _parsed(stamp: object) -> datetime | None:
+def connect(engine: AsyncEngine) -> sqlite3.Connection:
+    """Connect to an engine's file as the engine does, in autocommit and for use in any one thread at a time."""
+    arguments, options = engine.dialect.create_connect_args(engine.url)
+    own: dict[str, Any] = {"timeout": BUSY_TIMEOUT_S, "isolation_level": None, "check_same_thread": False}
+    connection: sqlite3.Connection = sqlite3.connect(str(arguments[0]), **{**options, **own})
+    return connection
+
+
+def parsed_time(stamp: object) -> datetime | None:
+    """Return a time as the file holds it, ``None`` for what is none."""
     try:
         return datetime.fromisoformat(stamp).replace(tzinfo=None) if isinstance(stamp, str) else None
     except ValueError:

@@ -12,10 +12,8 @@ from asyncstore._core.retry import RetryPolicy, retrying
 from asyncstore._core.threads import in_thread
 from asyncstore.errors import ClosedError
 from asyncstore.runlog._watch import POLL_FASTEST_S, View
-from asyncstore.runlog.db._engine import BUSY_TIMEOUT_S
-from asyncstore.runlog.db._reader import aware
-from asyncstore.runlog.db._rows import fragment_key
-from asyncstore.runlog.db._sqlite import _parsed
+from asyncstore.runlog.db._reader import fragment_in
+from asyncstore.runlog.db._sqlite import connect, parsed_time
 from asyncstore.runlog.fragments import HEADER, Fragment
 
 if TYPE_CHECKING:
@@ -95,9 +93,7 @@ class WatchedFile:
             raise
 
     def _connect(self) -> None:
-        arguments, options = self._engine.dialect.create_connect_args(self._engine.url)
-        own: dict[str, Any] = {"timeout": BUSY_TIMEOUT_S, "isolation_level": None, "check_same_thread": False}
-        self._connection = sqlite3.connect(str(arguments[0]), **{**options, **own})
+        self._connection = connect(self._engine)
         self._connection.execute("PRAGMA query_only=ON")
         self._opened += 1
 
@@ -160,5 +156,4 @@ class SqliteView(View):
 
 def _fragment(row: tuple[Any, ...]) -> Fragment:
     _, attribute_type, attribute_key, attribute_value, created_at = row
-    key = fragment_key(attribute_type, attribute_key or "")
-    return Fragment(key, (attribute_value or "null").encode(), aware(_parsed(created_at)))
+    return fragment_in(attribute_type, attribute_key, attribute_value, parsed_time(created_at))
