@@ -62,18 +62,18 @@ def kill(server: PostgresServer) -> None:
 
 def stop_immediately(server: PostgresServer) -> None:
     """Do what ``pg_ctl stop -m immediate`` does, and start again."""
-    postmaster = server._server.get_postmaster_info().process
-    assert postmaster is not None
-    postmaster.send_signal(signal.SIGQUIT)
-    postmaster.wait()
-    server.start()
+    start_again_after(server, signal.SIGQUIT)
 
 
 def restart(server: PostgresServer) -> None:
     """Do what ``pg_ctl restart -m fast`` does."""
+    start_again_after(server, signal.SIGINT)
+
+
+def start_again_after(server: PostgresServer, ending: signal.Signals) -> None:
     postmaster = server._server.get_postmaster_info().process
     assert postmaster is not None
-    postmaster.send_signal(signal.SIGINT)
+    postmaster.send_signal(ending)
     postmaster.wait()
     server.start()
 
