@@ -64,7 +64,7 @@ def versioning(storage: Storage, _: Behaviour, request: Request) -> Answer:
 def delete_objects(storage: Storage, _: Behaviour, request: Request) -> Answer:
     """Delete up to 1,000 objects."""
     bucket = storage.bucket(request.bucket)
-    keys = [child("Key") for child in parse(request.body, "{*}Object")]
+    keys = [child("Key") for child in parse(bytes(request.body), "{*}Object")]
     if not 0 < len(keys) <= DELETE_LIMIT:
         raise S3Error(400, "MalformedXML", "Between 1 and 1000 keys are needed")
     for key in keys:

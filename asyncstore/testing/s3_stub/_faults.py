@@ -1,18 +1,25 @@
-"""Faults: which requests they befall, decided without I/O."""
+"""Faults: which requests they befall, and what becomes of those."""
 
 from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass, field
+import secrets
+import time
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from asyncstore.testing.s3_stub._conditions import find_range
+from asyncstore.testing.s3_stub._content import Content
 from asyncstore.testing.s3_stub._messages import Answer, Request, S3Error
+from asyncstore.testing.s3_stub._objects import source_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Action", "Fault", "FaultPlan", "refusal", "spoil"]
+    from asyncstore.testing.s3_stub._storage import Storage, StoredObject
+
+__all__ = ["MEDDLING", "Action", "Fault", "FaultPlan", "meddle", "refusal", "spoil"]
 
 Action: TypeAlias = Literal[
     "slow_down",
@@ -24,6 +31,9 @@ Action: TypeAlias = Literal[
     "truncate",
     "flip_bit",
     "stall",
+    "wrong_range",
+    "whole_for_range",
+    "other_object",
 ]
 
 
@@ -39,9 +49,13 @@ class Fault:
     """
     Before the server acts: ``slow_down`` (503), ``internal_error`` (500), ``conflict`` (409
     ConditionalRequestConflict), ``lose_request`` (the connection closes).
-    After it has acted: ``lose_answer`` (the connection closes), ``error_after`` (500), ``truncate`` (half of the body,
-    then the connection closes), ``flip_bit`` (one bit of the body is wrong), ``stall`` (no answer, and none to later
-    requests of the connection).
+    So that it acts on something else: ``wrong_range`` (another range than the one asked for, and told so, with its
+    bytes), ``whole_for_range`` (200 and the whole object), ``other_object`` (the object, or what is to be copied, has
+    been replaced in the middle of everything: one bit is turned for good, in the range that is asked for, and ETag and
+    date are new; conditions are heeded as ever).
+    After it has acted: ``lose_answer`` (the connection closes), ``error_after`` (500), ``truncate`` (the length of the
+    whole body and half of its bytes, then the connection closes), ``flip_bit`` (one bit of the body is wrong),
+    ``stall`` (no answer, and none to later requests of the connection).
     """
 
     method: str = ""
@@ -143,7 +157,50 @@ def refusal(action: Action) -> Answer:
 
 def spoil(answer: Answer) -> Answer:
     """Return the answer with one bit of its body turned, in the middle."""
-    body = bytearray(answer.body)
-    if body:
-        body[len(body) // 2] ^= 1
-    return Answer(answer.status, bytes(body), answer.headers)
+    content = Content.of(answer.body) if isinstance(answer.body, bytes) else answer.body
+    body = content.turned(content.size_bytes // 2) if content.size_bytes else content
+    return Answer(answer.status, body, answer.headers)
+
+
+MEDDLING = {"wrong_range", "whole_for_range", "other_object"}
+"""Actions before which a request, or what it is about, is changed."""
+
+
+def meddle(action: Action, storage: Storage, request: Request) -> None:
+    """Change a request, or what it is about, so that carrying it out has the wanted effect."""
+    if action == "whole_for_range":
+        request.headers.pop("range", None)
+        return
+    named = source_name(request) if "x-amz-copy-source" in request.headers else (request.bucket, request.key)
+    bucket = storage.buckets.get(named[0])
+    found = bucket.objects.get(named[1]) if bucket else None
+    if bucket is None or found is None:
+        return
+    if action == "other_object":
+        bucket.put(named[1], _replaced(found, request))
+    elif (span := _asked(request, found)) is not None:
+        start, end = _elsewhere(*span, found.size_bytes)
+        request.headers["range"] = f"bytes={start}-{end - 1}"
+
+
+def _asked(request: Request, found: StoredObject) -> tuple[int, int] | None:
+    name = "x-amz-copy-source-range" if "x-amz-copy-source" in request.headers else "range"
+    return find_range(request.headers.get(name, ""), found.size_bytes)
+
+
+def _replaced(found: StoredObject, request: Request) -> StoredObject:
+    start, end = _asked(request, found) or (0, found.size_bytes)
+    content = found.content.turned((start + end) // 2) if found.size_bytes else Content.of(b"other")
+    return replace(found, content=content, etag=f'"{secrets.token_hex(16)}"', checksum="", modified=int(time.time()))
+
+
+def _elsewhere(start: int, end: int, size_bytes: int) -> tuple[int, int]:
+    """Return another range, as long as the given one if there is such a one."""
+    length = end - start
+    if start >= length:
+        return start - length, start
+    if end + length <= size_bytes:
+        return end, end + length
+    if start:
+        return start - 1, end - 1
+    return (1, end + 1) if end < size_bytes else (1, end) if length > 1 else (0, end)

@@ -15,7 +15,7 @@ from asyncstore.testing.s3_stub._xml import document, iso_date, tag
 if TYPE_CHECKING:
     from asyncstore.testing.s3_stub._storage import BucketContent, Storage, StoredObject
 
-__all__ = ["list_objects", "list_objects_v2"]
+__all__ = ["list_objects", "list_objects_v2", "url_name"]
 
 PAGE_LIMIT = 1000
 
@@ -53,12 +53,11 @@ def list_objects(storage: Storage, behaviour: Behaviour, request: Request) -> An
     bucket = storage.bucket(request.bucket)
     marker = request.query.get("marker", "")
     start = bisect_right(bucket.sorted_keys(), marker)
-    delimiter = request.query.get("delimiter")
-    if marker and delimiter and marker.endswith(delimiter):
+    if marker and marker == _folder(marker, request.query.get("prefix", ""), request.query.get("delimiter", "")):
         start = max(start, bucket.first_key(_after(marker)))
     page = _page(bucket, request, start)
-    marked = tag("NextMarker", _name(request, page.last)) if page.following else ""
-    return _rendered(request, behaviour, page, tag("Marker", _name(request, marker)) + marked)
+    marked = tag("NextMarker", url_name(request, page.last)) if page.following else ""
+    return _rendered(request, behaviour, page, tag("Marker", url_name(request, marker)) + marked)
 
 
 def _page(bucket: BucketContent, request: Request, start: int) -> _Page:
@@ -70,40 +69,47 @@ def _page(bucket: BucketContent, request: Request, start: int) -> _Page:
     page = _Page()
     while at < len(keys) and keys[at].startswith(prefix) and len(page) < limit:
         key = keys[at]
-        cut = key.find(delimiter, len(prefix)) if delimiter else -1
-        if cut < 0:
-            page.objects.append((key, bucket.objects[key]))
-            page.last = key
-            at += 1
+        folder = _folder(key, prefix, delimiter)
+        page.last = folder or key
+        if folder:
+            page.folders.append(folder)
+            at = bucket.first_key(_after(folder))
         else:
-            page.last = key[: cut + len(delimiter)]
-            page.folders.append(page.last)
-            at = bucket.first_key(_after(page.last))
+            page.objects.append((key, bucket.objects[key]))
+            at += 1
     if limit and at < len(keys) and keys[at].startswith(prefix):
         page.following = keys[at]
     return page
 
 
+def _folder(key: str, prefix: str, delimiter: str) -> str:
+    """Return the common prefix under which a key is listed; empty if it is listed itself, as a folder's marker is."""
+    cut = key.find(delimiter, len(prefix)) if delimiter else -1
+    return key[: cut + len(delimiter)] if cut >= 0 else ""
+
+
 def _rendered(request: Request, behaviour: Behaviour, page: _Page, extra: str) -> Answer:
     query = request.query
-    parts = [tag("Name", request.bucket), tag("Prefix", _name(request, query.get("prefix", ""))), extra]
+    parts = [tag("Name", request.bucket), tag("Prefix", url_name(request, query.get("prefix", ""))), extra]
     parts += [tag("MaxKeys", _limit(query.get("max-keys", ""))), tag("IsTruncated", str(bool(page.following)).lower())]
     if "delimiter" in query:
-        parts.append(tag("Delimiter", _name(request, query["delimiter"])))
+        parts.append(tag("Delimiter", url_name(request, query["delimiter"])))
     if query.get("encoding-type") == "url":
         parts.append(tag("EncodingType", "url"))
     parts += [_contents(request, behaviour, key, stored) for key, stored in page.objects]
-    parts += [f"<CommonPrefixes>{tag('Prefix', _name(request, folder))}</CommonPrefixes>" for folder in page.folders]
+    parts += [f"<CommonPrefixes>{tag('Prefix', url_name(request, folder))}</CommonPrefixes>" for folder in page.folders]
     return document("ListBucketResult", "".join(parts))
 
 
 def _contents(request: Request, behaviour: Behaviour, key: str, stored: StoredObject) -> str:
     etag = stored.etag.strip('"') if behaviour.bare_listing_etags else stored.etag
     about = f"{tag('LastModified', iso_date(stored.modified))}{tag('ETag', etag)}{tag('Size', stored.size_bytes)}"
-    return f"<Contents>{tag('Key', _name(request, key))}{about}<StorageClass>STANDARD</StorageClass></Contents>"
+    stored_in = tag("StorageClass", stored.description.options.get("x-amz-storage-class", "STANDARD"))
+    return f"<Contents>{tag('Key', url_name(request, key))}{about}{stored_in}</Contents>"
 
 
-def _name(request: Request, name: str) -> str:
+def url_name(request: Request, name: str) -> str:
+    """Return a key as the request wants it: percent-encoded, so that XML can hold it, or as it is."""
     return quote(name, safe="/") if request.query.get("encoding-type") == "url" else name
 
 

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import secrets
-import zlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus
 
+from asyncstore.testing.s3_stub._checksums import check_body, checksum_header
 from asyncstore.testing.s3_stub._conditions import check_read, check_write, find_range
+from asyncstore.testing.s3_stub._describing import check_demands, describe
 from asyncstore.testing.s3_stub._messages import Answer, Behaviour, Request, S3Error
-from asyncstore.testing.s3_stub._storage import Storage, StoredObject
+from asyncstore.testing.s3_stub._storage import Description, Storage, StoredObject
 from asyncstore.testing.s3_stub._xml import document, http_date, iso_date, tag
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from asyncstore.testing.s3_stub._content import Content
 
-__all__ = ["copy_object", "copy_source", "delete_object", "get_object", "kept_headers", "make_stored", "put_object"]
+__all__ = [
+    "COPY_LIMIT_BYTES",
+    "copy_object",
+    "copy_source",
+    "delete_object",
+    "get_object",
+    "make_stored",
+    "put_object",
+    "source_name",
+]
 
-_KEPT = {
-    "cache-control": "Cache-Control",
-    "content-disposition": "Content-Disposition",
-    "content-encoding": "Content-Encoding",
-    "content-language": "Content-Language",
-    "content-type": "Content-Type",
-    "expires": "Expires",
-    "x-amz-storage-class": "x-amz-storage-class",
-}
-_DEFAULT_TYPE = "binary/octet-stream"
+COPY_LIMIT_BYTES = 5 * 1024**3
+"""Largest object that CopyObject takes, and largest range that UploadPartCopy takes."""
 
 
 def put_object(storage: Storage, behaviour: Behaviour, request: Request) -> Answer:
@@ -36,10 +37,15 @@ def put_object(storage: Storage, behaviour: Behaviour, request: Request) -> Answ
     bucket = storage.bucket(request.bucket)
     if behaviour.demands_conditions and not request.headers.keys() & {"if-match", "if-none-match"}:
         raise S3Error(403, "AccessDenied", "Access Denied")
+    description = describe(request.headers, behaviour)
+    check_demands(description, behaviour)
     check_write(request.headers, bucket.objects.get(request.key), behaviour)
-    stored = make_stored(request, behaviour)
+    stored = make_stored(request, description, behaviour)
     bucket.put(request.key, stored)
-    return Answer(200, b"", {"ETag": stored.etag})
+    headers = {"ETag": stored.etag}
+    if stored.checksum or description.options:
+        headers |= checksum_header(stored) | description.encryption
+    return Answer(200, b"", headers)
 
 
 def get_object(storage: Storage, behaviour: Behaviour, request: Request) -> Answer:
@@ -47,13 +53,17 @@ def get_object(storage: Storage, behaviour: Behaviour, request: Request) -> Answ
     stored = storage.bucket(request.bucket).get(request.key)
     if unchanged := check_read(request.headers, stored, behaviour):
         return unchanged
-    described = {"ETag": stored.etag, "Last-Modified": http_date(stored.modified), "Accept-Ranges": "bytes"}
-    headers = described | stored.headers
+    headers = {"ETag": stored.etag, "Last-Modified": http_date(stored.modified), "Accept-Ranges": "bytes"}
+    headers |= stored.description.headers
+    if stored.description.options or stored.description.tags:
+        headers |= _extras(stored.description)
     wanted = request.headers.get("range")
     if wanted is None or behaviour.ranges == "ignored" or (span := find_range(wanted, stored.size_bytes)) is None:
+        if stored.checksum and request.headers.get("x-amz-checksum-mode", "").upper() == "ENABLED":
+            headers |= checksum_header(stored)
         return Answer(200, stored.content, headers)
     headers["Content-Range"] = f"bytes {span[0]}-{span[1] - 1}/{stored.size_bytes}"
-    return Answer(200 if behaviour.ranges == "plain" else 206, stored.content[slice(*span)], headers)
+    return Answer(200 if behaviour.ranges == "plain" else 206, stored.content.cut(*span), headers)
 
 
 def delete_object(storage: Storage, behaviour: Behaviour, request: Request) -> Answer:
@@ -68,14 +78,20 @@ def copy_object(storage: Storage, behaviour: Behaviour, request: Request) -> Ans
     """Copy an object, from any bucket."""
     source = copy_source(storage, behaviour, request)
     bucket = storage.bucket(request.bucket)
+    if source.size_bytes > COPY_LIMIT_BYTES:
+        about = f"larger than the maximum allowable size for a copy source: {COPY_LIMIT_BYTES}"
+        raise S3Error(400, "InvalidRequest", f"The specified copy source is {about}")
+    description = _copied(source.description, describe(request.headers, behaviour), request)
+    check_demands(description, behaviour)
     check_write(request.headers, bucket.objects.get(request.key), behaviour)
-    replaces = request.headers.get("x-amz-metadata-directive", "").upper() == "REPLACE"
-    headers = kept_headers(request.headers) if replaces else source.headers
     # The MD5 of the bytes, also where the source was uploaded in parts.
-    etag = source.etag if "-" not in source.etag else _etag(source.content)
-    stored = StoredObject(source.body, source.size_bytes, etag, headers)
+    kept = source.etag if "-" not in source.etag else ""
+    checksum = "" if "-" in source.checksum else source.checksum
+    stored = StoredObject(source.content, _etag(source.content, description, behaviour, kept), description, checksum)
     bucket.put(request.key, stored)
-    return document("CopyObjectResult", tag("LastModified", iso_date(stored.modified)) + tag("ETag", stored.etag))
+    answer = document("CopyObjectResult", tag("LastModified", iso_date(stored.modified)) + tag("ETag", stored.etag))
+    answer.headers |= description.encryption
+    return answer
 
 
 def copy_source(storage: Storage, behaviour: Behaviour, request: Request) -> StoredObject:
@@ -85,9 +101,7 @@ def copy_source(storage: Storage, behaviour: Behaviour, request: Request) -> Sto
     Raises:
         S3Error: there is none, or it is not the one that was meant.
     """
-    # Unlike in a URL's path, "+" is a space here; s5cmd sends it so.
-    path = unquote_plus(request.headers["x-amz-copy-source"].partition("?")[0]).removeprefix("/")
-    bucket, _, key = path.partition("/")
+    bucket, key = source_name(request)
     found = storage.bucket(bucket).get(key)
     prefix = "x-amz-copy-source-"
     conditions = {name.removeprefix(prefix): value for name, value in request.headers.items() if prefix in name}
@@ -96,57 +110,42 @@ def copy_source(storage: Storage, behaviour: Behaviour, request: Request) -> Sto
     return found
 
 
-def make_stored(request: Request, behaviour: Behaviour) -> StoredObject:
+def source_name(request: Request) -> tuple[str, str]:
+    """Return bucket and key of what a copy is made of."""
+    # Unlike in a URL's path, "+" is a space here; s5cmd sends it so.
+    path = unquote_plus(request.headers["x-amz-copy-source"].partition("?")[0]).removeprefix("/")
+    bucket, _, key = path.partition("/")
+    return bucket, key
+
+
+def make_stored(request: Request, description: Description, behaviour: Behaviour) -> StoredObject:
     """
-    Return the object that a request's body and headers make.
+    Return the object that a request's body makes.
 
     Raises:
-        S3Error: the body is not what its checksum says.
+        S3Error: the body is not what its checksums say.
     """
-    body = request.body
-    digest = hashlib.md5(body, usedforsecurity=False)
-    if behaviour.checksums != "ignored":
-        _check_sums(request.headers, body, digest.digest(), refused=behaviour.checksums == "refused")
-    kept = b"" if behaviour.discards else body
-    etag = secrets.token_hex(16) if behaviour.etags == "random" else digest.hexdigest()
-    headers = kept_headers(request.headers)
-    if behaviour.metadata != "kept":
-        headers = _mangled(headers, dropped=behaviour.metadata == "dropped")
-    return StoredObject(kept, len(body), f'"{etag}"', headers)
+    content = request.content
+    checksum = check_body(request.headers, content, behaviour)
+    return StoredObject(content, _etag(content, description, behaviour), description, checksum)
 
 
-def kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers of a write that belong to the object."""
-    kept = {"Content-Type": _DEFAULT_TYPE}
-    for name, value in headers.items():
-        if name.startswith("x-amz-meta-"):
-            kept[name] = value
-        elif name in _KEPT:
-            kept[_KEPT[name]] = value
-    encoding = [one.strip() for one in kept.pop("Content-Encoding", "").split(",")]
-    if real := ",".join(one for one in encoding if one and one != "aws-chunked"):
-        kept["Content-Encoding"] = real
-    return kept
+def _etag(content: Content, description: Description, behaviour: Behaviour, known: str = "") -> str:
+    """Return the ETag of bytes; ``known`` is their MD5 in that form, if one has it."""
+    if behaviour.etags == "random" or "aws:kms" in description.options.values():
+        return f'"{secrets.token_hex(16)}"'
+    return known or f'"{content.md5().hex()}"'
 
 
-def _mangled(headers: Mapping[str, str], *, dropped: bool) -> dict[str, str]:
-    prefix = "x-amz-meta-"
-    standard = {name: value for name, value in headers.items() if not name.startswith(prefix)}
-    user = {name.removeprefix(prefix): value for name, value in headers.items() if name.startswith(prefix)}
-    renamed = {f"{prefix}{name.replace('-', '_')}": value for name, value in user.items()}
-    return standard if dropped else standard | renamed
+def _copied(source: Description, given: Description, request: Request) -> Description:
+    directives = [request.headers.get(f"x-amz-{what}-directive", "").upper() for what in ("metadata", "tagging")]
+    return replace(
+        given,
+        headers=given.headers if directives[0] == "REPLACE" else source.headers,
+        tags=given.tags if directives[1] == "REPLACE" else source.tags,
+    )
 
 
-def _check_sums(headers: Mapping[str, str], body: bytes, md5: bytes, *, refused: bool) -> None:
-    if refused and headers.keys() & {"content-md5", "x-amz-checksum-crc32"}:
-        raise S3Error(501, "NotImplemented", "Checksums are not taken here")
-    given = headers.get("content-md5")
-    if given and given != base64.b64encode(md5).decode():
-        raise S3Error(400, "BadDigest", "The Content-MD5 you specified did not match what we received.")
-    given = headers.get("x-amz-checksum-crc32")
-    if given and given != base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode():
-        raise S3Error(400, "BadDigest", "The CRC32 you specified did not match what we received.")
-
-
-def _etag(body: bytes) -> str:
-    return f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'
+def _extras(description: Description) -> dict[str, str]:
+    extras = {name: value for name, value in description.options.items() if value != "STANDARD"}
+    return extras | ({"x-amz-tagging-count": str(len(description.tags))} if description.tags else {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, TypeAlias
 
-from asyncstore.testing.s3_stub import _buckets, _listing, _multipart, _objects
+from asyncstore.testing.s3_stub import _buckets, _listing, _multipart, _multipart_listing, _objects, _tagging
 from asyncstore.testing.s3_stub._messages import Answer, Behaviour, Request, S3Error
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ _OBJECT = {
     "POST uploadId": "CompleteMultipartUpload",
     "DELETE uploadId": "AbortMultipartUpload",
     "GET uploadId": "ListParts",
+    "GET tagging": "GetObjectTagging",
+    "PUT tagging": "PutObjectTagging",
+    "DELETE tagging": "DeleteObjectTagging",
 }
 _BUCKET = {
     "PUT": "CreateBucket",
@@ -41,7 +44,7 @@ _BUCKET = {
     "GET uploads": "ListMultipartUploads",
     "POST delete": "DeleteObjects",
 }
-_KNOWN_QUERIES = ("uploadId", "uploads", "list-type", "location", "versioning", "delete")
+_KNOWN_QUERIES = ("uploadId", "uploads", "list-type", "location", "versioning", "delete", "tagging")
 _REFUSED_QUERIES = {
     "acl",
     "cors",
@@ -50,7 +53,6 @@ _REFUSED_QUERIES = {
     "object-lock",
     "policy",
     "retention",
-    "tagging",
     "versions",
 }
 
@@ -74,8 +76,11 @@ _VERBS: Mapping[str, Verb] = {
     "UploadPartCopy": _multipart.upload_part_copy,
     "CompleteMultipartUpload": _multipart.complete,
     "AbortMultipartUpload": _multipart.abort,
-    "ListParts": _multipart.list_parts,
-    "ListMultipartUploads": _multipart.list_uploads,
+    "ListParts": _multipart_listing.list_parts,
+    "ListMultipartUploads": _multipart_listing.list_uploads,
+    "GetObjectTagging": _tagging.get_tags,
+    "PutObjectTagging": _tagging.put_tags,
+    "DeleteObjectTagging": _tagging.delete_tags,
 }
 
 

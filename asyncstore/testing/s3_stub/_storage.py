@@ -12,28 +12,60 @@ from asyncstore.testing.s3_stub._messages import S3Error
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["BucketContent", "Storage", "StoredObject", "Upload"]
+    from asyncstore.testing.s3_stub._content import Content
+
+__all__ = ["BucketContent", "Description", "Storage", "StoredObject", "Upload"]
+
+
+@dataclass(slots=True)
+class Description:
+    """What a write says of its object."""
+
+    headers: dict[str, str] = field(default_factory=dict)
+    """User metadata and the few standard headers that S3 keeps, as they go into an answer."""
+
+    options: dict[str, str] = field(default_factory=dict)
+    """Storage class and encryption, as headers; a copy does not take them over."""
+
+    tags: dict[str, str] = field(default_factory=dict)
+    """By name."""
+
+    @property
+    def encryption(self) -> dict[str, str]:
+        """The headers that tell of it, which also the answers to writes have."""
+        return {name: value for name, value in self.options.items() if "encryption" in name} if self.options else {}
 
 
 @dataclass(slots=True)
 class StoredObject:
     """An object or an uploaded part."""
 
-    body: bytes
-    size_bytes: int
+    content: Content
     etag: str
     """In quotes."""
 
-    headers: dict[str, str] = field(default_factory=dict)
-    """User metadata and the few standard headers that S3 keeps, as they go into an answer."""
+    description: Description = field(default_factory=Description)
+
+    checksum: str = ""
+    """Its CRC32 in Base64 if it came with one, and behind it the number of parts that it was made of."""
 
     modified: int = field(default_factory=lambda: int(time.time()))
     """In seconds since 1970."""
 
     @property
-    def content(self) -> bytes:
-        """Its bytes; zeros if they were discarded."""
-        return self.body if len(self.body) == self.size_bytes else bytes(self.size_bytes)
+    def size_bytes(self) -> int:
+        """How long it is."""
+        return self.content.size_bytes
+
+    @property
+    def body(self) -> bytes:
+        """Its bytes in one piece."""
+        return bytes(self.content)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What it was given as metadata."""
+        return self.description.headers
 
 
 @dataclass(slots=True)
@@ -41,8 +73,13 @@ class Upload:
     """A multipart upload that is neither completed nor aborted."""
 
     key: str
-    headers: dict[str, str]
+    description: Description = field(default_factory=Description)
+    algorithm: str = ""
+    """``CRC32``, or empty if parts have no checksums."""
+
     parts: dict[int, StoredObject] = field(default_factory=dict)
+    begun: int = field(default_factory=lambda: int(time.time()))
+    """In seconds since 1970."""
 
 
 class BucketContent:

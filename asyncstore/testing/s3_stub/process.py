@@ -33,8 +33,28 @@ class StubServer(S3Server):
 
     @property
     def requests(self) -> Counter[str]:
-        """How many requests came, by S3's names for them."""
+        """How many requests came as a whole, by S3's names for them."""
         return Counter(self._ask("GET", "requests"))
+
+    @property
+    def bytes_in(self) -> Counter[str]:
+        """How many bytes of bodies came, by the requests' names; also of requests that broke off."""
+        return Counter(self._ask("GET", "bytes_in"))
+
+    @property
+    def bytes_out(self) -> Counter[str]:
+        """How many bytes of bodies went out, by the requests' names."""
+        return Counter(self._ask("GET", "bytes_out"))
+
+    @property
+    def throttled(self) -> int:
+        """How many requests were beyond ``requests_per_s`` or ``in_flight_limit``."""
+        return int(self._ask("GET", "state")["throttled"])
+
+    @property
+    def connections(self) -> int:
+        """How many connections were made, those for these questions included."""
+        return int(self._ask("GET", "state")["connections"])
 
     @property
     def log(self) -> list[str]:

@@ -5,26 +5,34 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from asyncstore.testing.s3_stub._control import CONTROL_PREFIX, control
-from asyncstore.testing.s3_stub._faults import Fault, FaultPlan, refusal, spoil
-from asyncstore.testing.s3_stub._messages import Behaviour, encode
+from asyncstore.testing.s3_stub._faults import MEDDLING, Fault, FaultPlan, meddle, refusal, spoil
+from asyncstore.testing.s3_stub._incoming import incoming
+from asyncstore.testing.s3_stub._messages import Behaviour, Outgoing, S3Error, encode
 from asyncstore.testing.s3_stub._operations import name_operation, perform
 from asyncstore.testing.s3_stub._protocol import StubProtocol
 from asyncstore.testing.s3_stub._storage import BucketContent, Storage
+from asyncstore.testing.s3_stub._throttle import TokenBucket
 from asyncstore.testing.servers import Bucket, S3Server
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from asyncstore.testing.s3_stub._faults import Action
-    from asyncstore.testing.s3_stub._messages import Answer, Request
+    from asyncstore.testing.s3_stub._incoming import Incoming
+    from asyncstore.testing.s3_stub._messages import Request
     from asyncstore.testing.s3_stub._protocol import Reply
+
+    _Out: TypeAlias = tuple[Outgoing, bool] | None
 
 __all__ = ["S3Stub"]
 
 LOG_LIMIT = 10_000
+
+BODY_LIMIT_BYTES = 5 * 1024**3
+"""Largest body that S3 takes in one request."""
 
 _REFUSALS = {"slow_down", "internal_error", "conflict"}
 
@@ -42,7 +50,11 @@ class S3Stub:
         port: where it listens on 127.0.0.1; 0 takes a free one.
 
     Attributes:
-        requests: how many requests came, by S3's names for them, such as ``PutObject``.
+        requests: how many requests came as a whole, by S3's names for them, such as ``PutObject``.
+        bytes_in: how many bytes of their bodies came, by the same names, also of requests that broke off; with what
+            frames the chunks of those that have some.
+        bytes_out: how many bytes of bodies were handed to the system as answers, by the same names.
+        throttled: how many of the requests were too many, and got 503 SlowDown.
         log: the method and path of the last 10,000.
         max_in_flight: how many requests were being answered at once; without latency it is 1.
         connections: how many connections were made.
@@ -54,10 +66,15 @@ class S3Stub:
         self.storage = Storage()
         self.url = ""
         self.requests: Counter[str] = Counter()
+        self.bytes_in: Counter[str] = Counter()
+        self.bytes_out: Counter[str] = Counter()
+        self.throttled = 0
         self.log: deque[str] = deque(maxlen=LOG_LIMIT)
         self.max_in_flight = 0
         self.connections = 0
         self._in_flight = 0
+        self._let_in = 0
+        self._tokens = TokenBucket()
         self._port = port
         self._server: asyncio.Server
         self._loop: asyncio.AbstractEventLoop
@@ -100,6 +117,9 @@ class S3Stub:
     def reset(self) -> None:
         """Count anew."""
         self.requests.clear()
+        self.bytes_in.clear()
+        self.bytes_out.clear()
+        self.throttled = 0
         self.log.clear()
         self.max_in_flight = self._in_flight
         self.connections = 0
@@ -113,64 +133,93 @@ class S3Stub:
         """Forget a connection."""
         self._open.discard(connection)
 
+    def begin(self, request: Request) -> None:
+        """Name a request of which only the head has come; the stub's own ones go without."""
+        if not request.path.startswith(CONTROL_PREFIX):
+            request.operation = name_operation(request)
+
+    def receive(self, request: Request, size_bytes: int | None) -> Incoming:
+        """
+        Return where to receive a body.
+
+        Raises:
+            S3Error: S3 does not take that much.
+        """
+        if size_bytes is not None and size_bytes > BODY_LIMIT_BYTES:
+            raise S3Error(400, "EntityTooLarge", "Your proposed upload exceeds the maximum allowed size")
+        return incoming(request, size_bytes, self.behaviour)
+
     def accept(self, request: Request, reply: Reply) -> None:
         """Answer a request, now or after the latency."""
-        if request.path.startswith(CONTROL_PREFIX):
+        if not request.operation:
             reply(encode(control(self, request)), False)
             return
-        request.operation = name_operation(request)
         self.requests[request.operation] += 1
         self.log.append(f"{request.method} {request.path}")
         action = self.plan.action_for(request)
-        half = self.behaviour.latency_s / 2
+        behaviour = self.behaviour
+        admitted = not (behaviour.requests_per_s or behaviour.in_flight_limit) or self._admits()
+        if not admitted:
+            self.throttled += 1
+            action = "slow_down"
+        half = behaviour.latency_s / 2
+        self._let_in += admitted
         self._in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self._in_flight)
         if half:
             # It acts also if the client has gone meanwhile, as a real server does.
-            self._loop.call_later(half, self._answer_late, half, request, action, reply)
+            send = partial(self._send, admitted, reply)
+            self._loop.call_later(half, self._answer_late, half, request, action, send)
         else:
-            self._send(self._outcome(request, action), reply)
+            self._send(admitted, reply, self._outcome(request, action))
 
-    def _answer_late(self, half: float, request: Request, action: Action | None, reply: Reply) -> None:
-        self._loop.call_later(half, self._send, self._outcome(request, action), reply)
+    def _admits(self) -> bool:
+        limit, rate = self.behaviour.in_flight_limit, self.behaviour.requests_per_s
+        if limit and self._let_in >= limit:
+            return False
+        return not rate or self._tokens.admits(rate, self._loop.time())
 
-    def _send(self, outcome: tuple[bytes, bool] | None, reply: Reply) -> None:
+    def _answer_late(self, half: float, request: Request, action: Action | None, send: Callable[[_Out], None]) -> None:
+        self._loop.call_later(half, send, self._outcome(request, action))
+
+    def _send(self, admitted: bool, reply: Reply, outcome: _Out) -> None:
         self._in_flight -= 1
+        self._let_in -= admitted
         if outcome is not None:
             reply(*outcome)
 
-    def _outcome(self, request: Request, action: Action | None) -> tuple[bytes, bool] | None:
-        """Act, and return the bytes to send and whether the connection ends then; ``None`` never answers."""
-        write = partial(encode, head_only=request.method == "HEAD")
+    def _outcome(self, request: Request, action: Action | None) -> _Out:
+        """Act, and return what to send and whether the connection ends then; ``None`` never answers."""
+        operation, head_only = request.operation, request.method == "HEAD"
         if action is None:
-            return write(perform(self.storage, self.behaviour, request)), False
-        if action in _REFUSALS:
+            return encode(perform(self.storage, self.behaviour, request), operation, head_only), False
+        write = partial(encode, operation=operation, head_only=head_only)
+        if action in MEDDLING:
+            meddle(action, self.storage, request)
+        elif action in _REFUSALS:
             return write(refusal(action)), False
-        if action == "lose_request":
-            return b"", True
+        elif action == "lose_request":
+            return Outgoing(), True
         answer = perform(self.storage, self.behaviour, request)
         match action:
             case "lose_answer":
-                return b"", True
+                return Outgoing(), True
             case "error_after":
                 return write(refusal(action)), False
             case "truncate":
-                return _without_half(write(answer), answer, request), True
+                return write(answer, half=True), True
             case "flip_bit":
                 return write(spoil(answer)), False
-        return None
-
-
-def _without_half(data: bytes, answer: Answer, request: Request) -> bytes:
-    lost = 0 if request.method == "HEAD" else (len(answer.body) + 1) // 2
-    return data[: len(data) - lost]
+            case "stall":
+                return None
+        return write(answer), False
 
 
 class _Connection(StubProtocol):
     """A connection that its stub can end."""
 
     def __init__(self, stub: S3Stub) -> None:
-        super().__init__(stub.accept)
+        super().__init__(stub)
         self._stub = stub
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
