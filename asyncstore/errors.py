@@ -140,9 +140,11 @@ class UnavailableError(AsyncStoreError):
 
     Attributes:
         answer_lost: the request was sent and no answer came, so the storage may have done it all the same.
+        throttled: the storage has refused it because too many come at once (S3's SlowDown); with fewer it will do.
     """
 
     answer_lost = False
+    throttled = False
 
 
 class OutcomeUnknownError(AsyncStoreError):

@@ -165,15 +165,18 @@ async def shielded(cleanup: Awaitable[None], *, deadline_s: float = CLEANUP_DEAD
     task.result()
 
 
-async def to_its_end(work: asyncio.Future[T]) -> T:
+async def to_its_end(work: asyncio.Future[T], *, on_cancel: Callable[[], None] | None = None) -> T:
     """
     Return what ``work``, a task or future of the caller's, comes to; a caller cancelled meanwhile waits for its end.
 
-    Unlike :func:`shielded` it sets no deadline before the caller is cancelled.
+    Unlike :func:`shielded` it sets no deadline before the caller is cancelled. ``on_cancel`` is called then, before
+    the wait.
     """
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
+        if on_cancel is not None:
+            on_cancel()
         if not work.done():
             with contextlib.suppress(TimeoutError):
                 await shielded(_settled(work))

@@ -29,7 +29,11 @@ class RetryPolicy:
     """How long to keep trying; delays grow exponentially with jitter."""
 
     attempts: int | None = 6
-    """Most calls in all; ``None`` leaves it to the deadline."""
+    """
+    Most calls in all, ``None`` leaves it to the deadline.
+
+    A storage that throttles is there and asks for patience: if the first failure says so, the deadline alone counts.
+    """
     deadline_s: float = 45.0
     """Once so much time has passed since the first failure, the next one is final."""
     initial_delay_s: float = 0.1
@@ -79,9 +83,10 @@ async def retrying(call: Callable[[], Awaitable[T]], policy: RetryPolicy = DEFAU
         if policy.attempts == 1:
             raise
         pending: UnavailableError | None = error
+        attempts = None if error.throttled else policy.attempts
     async for attempt in stamina.retry_context(
         on=UnavailableError,
-        attempts=policy.attempts,
+        attempts=attempts,
         timeout=policy.deadline_s,
         wait_initial=policy.initial_delay_s,
         wait_max=policy.max_delay_s,
