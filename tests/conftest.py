@@ -16,14 +16,15 @@ from asyncstore.testing.pgbouncer import PgBouncer, is_installed, pgbouncer_serv
 from asyncstore.testing.postgres import PostgresServer, postgres_server
 from asyncstore.testing.s3_stub import StubServer, s3_stub_server
 from asyncstore.testing.servers import Bucket, S3Server, moto_server, rclone_server
+from tests._watched import WatchedStub
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
+    from asyncstore.testing.s3_stub._storage import BucketContent
+
 ALLOWED_TO_BLOCK = (
-    # A loop of its own in a thread of its own, made to keep exactly this from the caller's loop.
-    ("asyncstore/objects/_boto.py", ("_make_session",)),
     # botocore looks for customised models that nobody has each time a client is made; the models are cached.
     ("botocore/loaders.py", ("_potential_locations",)),
     # asyncpg looks for a password file, as every client of PostgreSQL does.
@@ -49,6 +50,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
         "AWS_CONFIG_FILE": str(nowhere),
         "AWS_SHARED_CREDENTIALS_FILE": str(nowhere),
         "AWS_EC2_METADATA_DISABLED": "true",
+        # It is made only by what remembers something.
+        "ASYNCSTORE_CACHE_DIR": str(tmp_path_factory.getbasetemp() / f"cache-{uuid.uuid4().hex}"),
     }.items():
         monkeypatch.setenv(name, value)
 
@@ -169,3 +172,22 @@ def stub_bucket(s3_stub: StubServer) -> Bucket:
     bucket = s3_stub.make_bucket(f"test-{uuid.uuid4().hex}")
     s3_stub.reset()
     return bucket
+
+
+@pytest.fixture
+async def stub() -> AsyncIterator[WatchedStub]:
+    """Run an S3 stub on the test's own loop, which sees each request and may be told what to answer."""
+    async with WatchedStub() as stub:
+        yield stub
+
+
+@pytest.fixture
+def bucket(stub: WatchedStub) -> Bucket:
+    """Return an empty bucket on that stub."""
+    return stub.make_bucket(f"test-{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def content(stub: WatchedStub, bucket: Bucket) -> BucketContent:
+    """Return what is in that bucket."""
+    return stub.storage.bucket(bucket.name)

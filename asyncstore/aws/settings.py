@@ -17,6 +17,18 @@ __all__ = ["AwsSettings"]
 
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 _PATH = re.compile(r"[!-~]*")
+_TAG = re.compile(r"[A-Za-z0-9 +\-=._:/@]*")
+_METADATA_NAME = re.compile(r"[a-z0-9._-]+")
+_METADATA_VALUE = re.compile(r"[ -~]*")
+
+TAG_LIMIT = 10
+TAG_NAME_LIMIT = 128
+TAG_VALUE_LIMIT = 256
+METADATA_LIMIT_BYTES = 2048 - 256
+"""S3's 2 KiB for names and values together, less what asyncstore writes itself."""
+
+OWN_METADATA = "asyncstore"
+"""What the names of asyncstore's own metadata begin with."""
 
 
 class AwsSettings(Settings):
@@ -50,6 +62,10 @@ class AwsSettings(Settings):
     """Key for SSE-KMS of what is written; empty means the bucket's default encryption."""
     storage_class: str = ""
     """Storage class of what is written; empty means the bucket's default."""
+    object_tags: dict[str, str] = Field(default_factory=dict)
+    """Tags of what is written, for policies, lifecycle rules and bills; ten at most. A copy gets them too."""
+    user_metadata: dict[str, str] = Field(default_factory=dict)
+    """Metadata of what is written, beside asyncstore's own; names are stored in lower case. A copy gets them too."""
     max_concurrency: int = Field(default=64, ge=1, le=1024)
     """Most requests in flight for one operation."""
     max_memory_mb: int = Field(default=128, ge=16)
@@ -59,6 +75,40 @@ class AwsSettings(Settings):
     @classmethod
     def _check_endpoint(cls, value: str | None) -> str | None:
         return _checked(value, "it") if value else None
+
+    @field_validator("object_tags")
+    @classmethod
+    def _check_tags(cls, value: dict[str, str]) -> dict[str, str]:
+        if len(value) > TAG_LIMIT:
+            raise ConfigurationError(f"S3 allows {TAG_LIMIT} tags, not {len(value)}")
+        for name, text in value.items():
+            if not _TAG.fullmatch(name) or not 1 <= len(name) <= TAG_NAME_LIMIT or name.lower().startswith("aws:"):
+                raise ConfigurationError(
+                    f"tag {name!r} must be 1 to 128 of letters, digits, spaces and + - = . _ : / @"
+                )
+            if not _TAG.fullmatch(text) or len(text) > TAG_VALUE_LIMIT:
+                raise ConfigurationError(
+                    f"the value of tag {name!r} must be up to 256 of letters, digits, spaces and + - = . _ : / @"
+                )
+        return value
+
+    @field_validator("user_metadata")
+    @classmethod
+    def _check_metadata(cls, value: dict[str, str]) -> dict[str, str]:
+        lowered = {name.lower(): text for name, text in value.items()}
+        for name, text in lowered.items():
+            if not _METADATA_NAME.fullmatch(name) or name.startswith(OWN_METADATA):
+                raise ConfigurationError(
+                    f"the metadata name {name!r} must be letters, digits, '-', '.' and '_', "
+                    f"and must not begin with {OWN_METADATA!r}"
+                )
+            if not _METADATA_VALUE.fullmatch(text) or text != text.strip():
+                raise ConfigurationError(f"metadata {name!r} must be printable ASCII, without spaces at its ends")
+        if len(lowered) < len(value):
+            raise ConfigurationError("two names of metadata differ in upper and lower case alone, and S3 has only one")
+        if (size := sum(len(name) + len(text) for name, text in lowered.items())) > METADATA_LIMIT_BYTES:
+            raise ConfigurationError(f"{size} bytes of metadata are more than {METADATA_LIMIT_BYTES}")
+        return lowered
 
     @field_validator("aws_credentials_file")
     @classmethod

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
 
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from asyncstore.errors import ConfigurationError
-from asyncstore.objects._boto import CONNECT_TIMEOUT_S, READ_TIMEOUT_S
+from asyncstore.objects._wire import CONNECT_TIMEOUT_S, READ_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +51,7 @@ def make_store(
     if root_certificate:
         client["root_certificate"] = root_certificate
     endpoint = _endpoint(settings, bucket)
-    # Each of these has a variable that obstore would read otherwise, and that aioboto3 does not know.
+    # Each of these has a variable that obstore would read otherwise, and that our own wire does not know.
     options: dict[str, Any] = {
         "virtual_hosted_style_request": not settings.path_style(bucket),
         "region": settings.region,
@@ -87,10 +88,12 @@ def bucket_url(settings: AwsSettings, bucket: str) -> str:
 
 
 def write_headers(settings: AwsSettings) -> dict[str, str]:
-    """Return what a write says of encryption and storage class, which a policy may demand."""
+    """Return what a write says of encryption, storage class and tags, which a policy may demand."""
     headers = {"x-amz-storage-class": settings.storage_class} if settings.storage_class else {}
     if key := settings.kms_key_arn:
         headers |= {"x-amz-server-side-encryption": "aws:kms", "x-amz-server-side-encryption-aws-kms-key-id": key}
+    if settings.object_tags:
+        headers["x-amz-tagging"] = urlencode(settings.object_tags, quote_via=quote)
     return headers
 
 

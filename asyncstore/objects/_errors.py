@@ -24,11 +24,25 @@ from asyncstore.errors import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["RangeIgnoredError", "code_in", "from_file_error", "from_obstore", "from_s3_code", "no_answer"]
+__all__ = [
+    "BODILESS",
+    "NoSuchUploadError",
+    "RangeIgnoredError",
+    "code_in",
+    "from_file_error",
+    "from_obstore",
+    "from_s3_code",
+    "no_answer",
+    "transport_reason",
+]
 
 
 class RangeIgnoredError(IntegrityError):
     """A range was asked for, and the answer does not say that it is one."""
+
+
+class NoSuchUploadError(NotFoundError):
+    """A multipart upload that was never begun, or is over."""
 
 
 _STATUS = re.compile(r"status code: (\d{3})")
@@ -52,7 +66,7 @@ _BY_CODE: Mapping[str, type[AsyncStoreError]] = {
     "InvalidToken": CredentialsError,
     "NoSuchBucket": ConfigurationError,
     "NoSuchKey": NotFoundError,
-    "NoSuchUpload": NotFoundError,
+    "NoSuchUpload": NoSuchUploadError,
     "NotImplemented": ConfigurationError,
     "PermanentRedirect": ConfigurationError,
     "PreconditionFailed": ConflictError,
@@ -82,11 +96,13 @@ _BY_STATUS: Mapping[int, type[AsyncStoreError]] = {
     503: UnavailableError,
     504: UnavailableError,
 }
-_BODILESS = {"HEAD", "DELETE"}
+BODILESS = {"HEAD", "DELETE"}
 """Methods whose 404 need not say a code; that of others does, if S3 speaks."""
 
 _UNDONE = {409, 429, 503}
 """Statuses of requests that are worth retrying and were not carried out."""
+
+_THROTTLED = {"RequestLimitExceeded", "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException"}
 
 _ADVICE: Mapping[str, str] = {
     "AccessDenied": "a permission is missing",
@@ -108,7 +124,7 @@ def from_obstore(error: Exception, what: str) -> AsyncStoreError:
     code = _CODE.search(text) or (None if status else _BULK_CODE.search(_first_line(text)))
     if code or status:
         method = _METHOD.search(text)
-        bodiless = method is not None and method[1] in _BODILESS
+        bodiless = method is not None and method[1] in BODILESS
         return from_s3_code(code[1] if code else "", int(status[1]) if status else 0, what, error, bodiless=bodiless)
     match error:
         case FileNotFoundError():
@@ -128,7 +144,7 @@ def from_obstore(error: Exception, what: str) -> AsyncStoreError:
     if "NotPartial" in text:
         return RangeIgnoredError(f"{what}: the server does not mark its answer as a range")
     unsent = "(Connect)" in text or "ConnectError" in text or "dns error" in text
-    return no_answer(f"{what}: {_transport_reason(text)}", sent=not unsent)
+    return no_answer(f"{what}: {transport_reason(text)}", sent=not unsent)
 
 
 def code_in(body: str) -> str:
@@ -153,7 +169,11 @@ def from_s3_code(
     said = f"{code} ({status})" if code and status else code or f"HTTP {status}"
     advice = _ADVICE.get(code)
     message = f"{what}: {advice} [{said}]" if advice else f"{what}: {said}"
-    return no_answer(message, sent=status not in _UNDONE) if kind is UnavailableError else kind(message)
+    if kind is not UnavailableError:
+        return kind(message)
+    unavailable = no_answer(message, sent=status not in _UNDONE)
+    unavailable.throttled = code in _THROTTLED or (not code and status in {429, 503})
+    return unavailable
 
 
 def no_answer(message: str, *, sent: bool) -> UnavailableError:
@@ -188,12 +208,16 @@ def _first_line(text: str) -> str:
     return text.splitlines()[0][:300] if text else "no reason given"
 
 
-def _transport_reason(text: str) -> str:
+def transport_reason(text: str) -> str:
+    """Return in one line why no answer came, from what a driver says of it."""
     for sign, reason in (
         ("Connection refused", "connection refused: is the endpoint right, and the server up?"),
         ("dns error", "the host name of the endpoint cannot be resolved"),
+        ("NameResolutionError", "the host name of the endpoint cannot be resolved"),
         ("TimedOut", "no answer in time"),
+        ("timed out", "no answer in time"),
         ("ertificate", "the server's TLS certificate is not trusted"),
+        ("CERTIFICATE_VERIFY_FAILED", "the server's TLS certificate is not trusted"),
     ):
         if sign in text:
             return reason

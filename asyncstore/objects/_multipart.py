@@ -1,7 +1,7 @@
 """
-Multipart uploads: a pure plan of the parts, and a small executor that aborts what it cannot finish.
+Multipart uploads: a pure plan of the parts, and what carries it out, goes on with it later, or ends it.
 
-Limits are S3's: parts of at least 5 MiB but the last, at most 10,000 of them, one PUT of at most 5 GiB
+Limits are S3's: parts of at least 5 MiB but the last, at most 10,000 of them, one PUT or copy of at most 5 GiB
 (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html).
 """
 
@@ -9,64 +9,72 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import secrets
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
-from asyncstore._core.concurrency import map_bounded, shielded
-from asyncstore._core.retry import DEFAULT_RETRY, NO_RETRY, RetryPolicy, retrying
+from asyncstore._core.concurrency import for_each, shielded, to_its_end
+from asyncstore._core.retry import retrying
+from asyncstore._core.threads import in_thread
 from asyncstore.errors import (
     AsyncStoreError,
-    IntegrityError,
+    ClosedError,
+    ConflictError,
+    CredentialsError,
     InvalidValueError,
     NotFoundError,
     OutcomeUnknownError,
     UnavailableError,
 )
-from asyncstore.objects._boto import call
-from asyncstore.objects._errors import from_file_error
+from asyncstore.objects._errors import NoSuchUploadError
+from asyncstore.objects._journal import Begun
+from asyncstore.objects._messages import META_PREFIX
+from asyncstore.objects._uploads import lane_of
 from asyncstore.objects.base import PUT_ID
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-__all__ = ["MultipartTarget", "Part", "plan_parts", "upload_file"]
+    from asyncstore.objects._journal import Journal
+    from asyncstore.objects._messages import PartDone
+    from asyncstore.objects._uploads import UploadRequests
+    from asyncstore.objects._wire import Sender
+    from asyncstore.objects.base import Transfer
+
+    SendPart: TypeAlias = "Callable[[Sender, Part, str], PartDone]"
+    """Makes one attempt, in a thread, to get a part to the upload of that id."""
+    Settle: TypeAlias = "Callable[[str], Awaitable[None]]"
+    """Waits a moment for the requests of that name that are under way though their callers are gone."""
+
+__all__ = ["PART_BYTES", "RESUME_WORTH_BYTES", "Part", "PartwiseUpload", "plan_parts"]
 
 MIB = 1024 * 1024
 PART_BYTES = 8 * MIB
 PART_LIMIT = 10_000
 OBJECT_LIMIT_BYTES = 5 * 1024**4
 
+RESUME_WORTH_BYTES = 256 * MIB
+"""How much the storage must have of an upload that is cut off, to leave it there for a later one to go on with."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of a file."""
+    """One part of an object."""
 
     number: int
     start: int
     end: int
 
-
-@dataclass(frozen=True, slots=True)
-class MultipartTarget:
-    """Where an upload goes and with which parameters of CreateMultipartUpload."""
-
-    client: Any
-    bucket: str
-    key: str
-    create: Mapping[str, Any]
-    """Its ``Metadata`` hold a put-id."""
-
     @property
-    def what(self) -> str:
-        """What is being done, for messages."""
-        return f"put s3://{self.bucket}/{self.key}"
+    def size_bytes(self) -> int:
+        """How many bytes it has."""
+        return self.end - self.start
 
 
 def plan_parts(size_bytes: int, *, part_bytes: int = PART_BYTES) -> list[Part]:
     """
-    Cut a file into parts of ``part_bytes``, or of as many MiB more as keep their count within the limit.
+    Cut an object into parts of ``part_bytes``, or of as many MiB more as keep their count within the limit.
 
     Raises:
         InvalidValueError: it is larger than an S3 object can be.
@@ -79,140 +87,182 @@ def plan_parts(size_bytes: int, *, part_bytes: int = PART_BYTES) -> list[Part]:
     return [Part(number, start, min(start + step, size_bytes)) for number, start in enumerate(starts, 1)]
 
 
-async def upload_file(
-    target: MultipartTarget,
-    path: Path,
-    *,
-    limit: int,
-    retry: RetryPolicy = DEFAULT_RETRY,
-    verify: Callable[[], None] | None = None,
-) -> str:
+@dataclass(slots=True)
+class PartwiseUpload:
     """
-    Upload ``path`` in parts, at most ``limit`` at a time, and return the object's ETag.
+    One object on its way to the storage in parts.
 
-    Each part is read, signed and retried alone. ``verify`` is called in a thread when all parts are up and none can be
-    seen. Whatever stops the upload, cancellation too, aborts it on the server.
-
-    Raises:
-        IntegrityError: the file changed while it was read.
-        OutcomeUnknownError: the answer to the completion was lost, and the object cannot be asked.
+    Args:
+        requests: what is asked of the storage.
+        key: where the object goes.
+        parts: what it consists of.
+        send: gets one of them there.
+        headers: what its creation says of it.
+        transfer: how the requests fit in with others.
+        settle: waits for requests that are under way.
+        moves: whether the bytes of parts pass through here, and are admitted as such.
+        journal: remembers the upload, so that a later one can go on with it.
     """
-    before = await asyncio.to_thread(_stat, path)
-    upload_id = await _begin(target, retry)
-    try:
 
-        async def upload(part: Part) -> dict[str, Any]:
-            body = await asyncio.to_thread(_read_part, path, part)
-            answer = await _call(target, "upload_part", retry, UploadId=upload_id, PartNumber=part.number, Body=body)
-            return {"PartNumber": part.number, "ETag": answer["ETag"]}
+    requests: UploadRequests
+    key: str
+    parts: Sequence[Part]
+    send: SendPart
+    headers: Mapping[str, str]
+    transfer: Transfer
+    settle: Settle
+    moves: bool = True
+    journal: Journal | None = None
+    _upload_id: str = field(init=False, default="")
+    _put_id: str = field(init=False, default="")
+    _done: dict[int, PartDone] = field(init=False, default_factory=dict)
+    _done_bytes: int = field(init=False, default=0)
 
-        parts = await map_bounded(upload, plan_parts(before.st_size), limit=limit)
-        await asyncio.to_thread(_check_unchanged, path, before)
-        if verify is not None:
-            await asyncio.to_thread(verify)
-        return await _complete(target, upload_id, parts, retry)
-    except OutcomeUnknownError:
-        # It may be about to land: aborting now could take it away again.
-        raise
-    except BaseException as error:
-        await _abort(target, upload_id, error)
-        raise
+    async def run(self) -> str:
+        """
+        Put the object there and return its ETag, beginning with what the journal and the storage have of it already.
 
+        Each part is sent and retried alone. What stops this aborts the upload; but if much of it is there, the cause
+        is one that passes, and there is a journal, then the upload stays for a later one to go on with.
 
-async def _begin(target: MultipartTarget, retry: RetryPolicy) -> str:
-    """Return a new upload's id; if cancelled meanwhile, wait for the id and abort."""
-    beginning = asyncio.create_task(_call(target, "create_multipart_upload", retry, **target.create))
-    try:
-        return str((await asyncio.shield(beginning))["UploadId"])
-    except asyncio.CancelledError as error:
-        with contextlib.suppress(AsyncStoreError, TimeoutError):
-            await shielded(_settled(beginning))
-        if beginning.done() and not beginning.cancelled() and beginning.exception() is None:
-            await _abort(target, beginning.result()["UploadId"], error)
-        raise
+        Raises:
+            ConflictError: somebody else has ended the upload.
+            OutcomeUnknownError: the answer to the completion was lost, and whether the object was written cannot be
+                told; it may have been, and replaced since.
+        """
+        landed = await self._resume()
+        if not landed:
+            try:
+                landed = await self._put()
+            except OutcomeUnknownError:
+                # It may be about to land: aborting now could take it away again.
+                raise
+            except BaseException as error:
+                await self._give_up(error)
+                raise
+        await self._forget()
+        return landed
 
-
-async def _settled(task: asyncio.Task[dict[str, Any]]) -> None:
-    try:
-        await asyncio.wait([task])
-    except asyncio.CancelledError:
-        task.cancel()
-        raise
-
-
-async def _complete(target: MultipartTarget, upload_id: str, parts: list[dict[str, Any]], retry: RetryPolicy) -> str:
-    lost = False
-
-    async def once() -> str:
-        nonlocal lost
+    async def _put(self) -> str:
+        if not self._upload_id:
+            # Nobody else will ever know its id, so a caller cancelled meanwhile waits for it.
+            await to_its_end(asyncio.ensure_future(self._begin()))
+        missing = [part for part in self.parts if part.number not in self._done]
         try:
-            answer = await _call(
-                target, "complete_multipart_upload", NO_RETRY, UploadId=upload_id, MultipartUpload={"Parts": parts}
-            )
-        except UnavailableError as error:
-            lost = lost or error.answer_lost
-            raise
-        except NotFoundError:
-            # No such upload: perhaps because an earlier attempt, whose answer was lost, has completed it.
-            if lost and (etag := await _etag_if_mine(target, retry)):
+            await for_each(self._send, missing, limit=max(1, min(self.transfer.limit, len(missing))))
+            return await self._complete()
+        except NoSuchUploadError as error:
+            raise ConflictError(f"{error}: somebody else has ended the upload") from error
+
+    async def _begin(self) -> None:
+        put_id = secrets.token_hex(16)
+
+        def note(upload_id: str) -> None:
+            if self.journal is not None:
+                self.journal.begin(Begun(self.key, upload_id, put_id, self.headers))
+
+        headers = {**self.headers, f"{META_PREFIX}{PUT_ID}": put_id}
+        self._put_id = put_id
+        self._upload_id = await self.requests.begin(self.key, headers, note)
+
+    async def _send(self, part: Part) -> None:
+        def work(sender: Sender) -> PartDone:
+            done = self.send(sender, part, self._upload_id)
+            if self.journal is not None:
+                self.journal.add(done)
+            return done
+
+        async def once() -> PartDone:
+            async with self.transfer.admit(part.size_bytes if self.moves else 0):
+                return await self.requests.run("put", self.key, work, names=[self._lane])
+
+        self._note(part, await retrying(once, self.requests.retry))
+
+    def _note(self, part: Part, done: PartDone) -> None:
+        self._done[part.number] = done
+        self._done_bytes += part.size_bytes
+        self.transfer.advanced(part.size_bytes)
+
+    async def _complete(self) -> str:
+        parts = [self._done[part.number] for part in self.parts]
+        lost = False
+
+        async def once() -> str:
+            nonlocal lost
+            try:
+                return await self.requests.complete_once(self.key, self._upload_id, parts)
+            except UnavailableError as error:
+                lost = lost or error.answer_lost
+                raise
+
+        try:
+            return await retrying(once, self.requests.retry)
+        except AsyncStoreError as error:
+            if not lost:
+                raise
+            # A refusal may be the echo of an attempt that has landed.
+            if etag := await self.requests.etag_if_marked(self.key, self._put_id):
                 return etag
+            raise OutcomeUnknownError(f"{error}; an attempt whose answer was lost may have landed", self.key) from error
+
+    async def _resume(self) -> str:
+        """Take over what an earlier upload has left; return the ETag if that was all of it."""
+        left = await in_thread(self.journal.read) if self.journal is not None else None
+        if left is None:
+            return ""
+        begun, noted = left
+        if begun.key != self.key:
+            return ""
+        if begun.headers != self.headers:
+            # Its object would not be as it is wanted now.
+            with contextlib.suppress(AsyncStoreError):
+                await self.requests.abort(self.key, begun.upload_id)
+            return ""
+        try:
+            found = await self.requests.parts(self.key, begun.upload_id)
+        except NotFoundError:
+            # It is over: perhaps because it was completed, and nobody was left to take note.
+            etag = await self.requests.etag_if_marked(self.key, begun.put_id)
+            if etag:
+                self.transfer.advanced(sum(part.size_bytes for part in self.parts))
+            return etag
+        except (UnavailableError, ClosedError, CredentialsError):
             raise
-        return str(answer.get("ETag", ""))
+        except AsyncStoreError:
+            # Whatever there is cannot be looked at, so it cannot be gone on with.
+            return ""
+        self._upload_id, self._put_id = begun.upload_id, begun.put_id
+        for part in self.parts:
+            mine, theirs = noted.get(part.number), found.get(part.number)
+            if mine and theirs and (mine.etag, part.size_bytes) == (theirs.etag, theirs.size_bytes):
+                self._note(part, mine)
+        return ""
 
-    try:
-        return await retrying(once, retry)
-    except UnavailableError as error:
-        if not lost:
-            raise
-        raise OutcomeUnknownError(f"{error}; the upload may have landed", target.key) from error
+    async def _give_up(self, cause: BaseException) -> None:
+        """Abort the upload, unless it is worth going on with; ``cause`` is told if that fails."""
+        passes = not isinstance(cause, Exception) or isinstance(cause, UnavailableError | ClosedError)
+        if not self._upload_id or (passes and self.journal is not None and self._done_bytes >= RESUME_WORTH_BYTES):
+            return
+        try:
+            await shielded(self._abort(keep_journal=passes))
+        except (AsyncStoreError, TimeoutError) as error:
+            # What the caller needs to know first is the cause.
+            cause.add_note(f"the multipart upload {self._upload_id} could not be aborted and keeps its parts: {error}")
 
+    async def _abort(self, *, keep_journal: bool) -> None:
+        try:
+            # A part that arrived after the abort would stay.
+            await self.settle(self._lane)
+            await self.requests.abort(self.key, self._upload_id)
+            keep_journal = False
+        finally:
+            if not keep_journal:
+                await self._forget()
 
-async def _etag_if_mine(target: MultipartTarget, retry: RetryPolicy) -> str | None:
-    try:
-        found = await _call(target, "head_object", retry)
-    except NotFoundError:
-        return None
-    mine = found.get("Metadata", {}).get(PUT_ID) == target.create["Metadata"][PUT_ID]
-    return str(found["ETag"]) if mine else None
+    async def _forget(self) -> None:
+        if self.journal is not None:
+            await in_thread(partial(self.journal.close, remove=True))
 
-
-async def _abort(target: MultipartTarget, upload_id: str, cause: BaseException) -> None:
-    """Abort an upload; if that fails too, say so on ``cause``, which is what the caller needs to know first."""
-    try:
-        await shielded(_abort_once(target, upload_id))
-    except (AsyncStoreError, TimeoutError) as error:
-        cause.add_note(f"the multipart upload {upload_id} could not be aborted and keeps its parts: {error}")
-
-
-async def _abort_once(target: MultipartTarget, upload_id: str) -> None:
-    with contextlib.suppress(NotFoundError):
-        await _call(target, "abort_multipart_upload", DEFAULT_RETRY, UploadId=upload_id)
-
-
-async def _call(target: MultipartTarget, operation: str, retry: RetryPolicy, **parameters: Any) -> dict[str, Any]:
-    return await call(target.client, operation, target.what, retry, Bucket=target.bucket, Key=target.key, **parameters)
-
-
-def _stat(path: Path) -> os.stat_result:
-    try:
-        return path.stat()
-    except OSError as error:
-        raise from_file_error(error, f"read {path}") from error
-
-
-def _check_unchanged(path: Path, before: os.stat_result) -> None:
-    after = _stat(path)
-    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-        raise IntegrityError(f"{path} changed while it was uploaded")
-
-
-def _read_part(path: Path, part: Part) -> bytes:
-    try:
-        with path.open("rb", buffering=0) as file:
-            file.seek(part.start)
-            data = file.read(part.end - part.start)
-    except OSError as error:
-        raise from_file_error(error, f"read {path}") from error
-    if len(data) != part.end - part.start:
-        raise IntegrityError(f"{path} became shorter while it was uploaded")
-    return data
+    @property
+    def _lane(self) -> str:
+        return lane_of(self.key, self._upload_id)

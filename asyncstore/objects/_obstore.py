@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import os
 import secrets
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import obstore
@@ -18,6 +19,7 @@ from obstore import exceptions as obs
 
 from asyncstore._core.bridge import CallPool
 from asyncstore._core.retry import DEFAULT_RETRY, RetryPolicy, retrying
+from asyncstore._core.threads import in_thread
 from asyncstore.errors import (
     AsyncStoreError,
     ClosedError,
@@ -25,16 +27,29 @@ from asyncstore.errors import (
     IntegrityError,
     NotFoundError,
 )
-from asyncstore.objects._errors import from_file_error, from_obstore
+from asyncstore.objects._errors import from_obstore
 from asyncstore.objects._putids import MarkedPut, put_marked
-from asyncstore.objects.base import ANY, PUT_ID, Condition, Listing, ObjectMeta, ObjectStore, check_key
+from asyncstore.objects.base import (
+    ALONE,
+    ANY,
+    PUT_ID,
+    Condition,
+    Listing,
+    ObjectMeta,
+    ObjectStore,
+    Transfer,
+    check_key,
+)
+from asyncstore.objects.bodies import PathBody
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
     from contextlib import AsyncExitStack
-    from pathlib import Path
 
     from obstore.store import ObjectStore as ForeignStore
+
+    from asyncstore.objects.base import BlockingObjects
+    from asyncstore.objects.bodies import FileBody
 
 __all__ = ["ObstoreObjectStore", "canonical_etag"]
 
@@ -80,6 +95,7 @@ class ObstoreObjectStore(ObjectStore):
         self._limit = limit
         self._retry = retry
         self._attributes: Mapping[str, str] = {}
+        self._tags: dict[str, str] | None = None
         self._store: ForeignStore
         self._pool: CallPool
         self._abandoned: dict[str, set[asyncio.Future[None]]] = {}
@@ -128,11 +144,12 @@ class ObstoreObjectStore(ObjectStore):
         """Describe an object; see :meth:`ObjectStore.head`."""
         await self._begin(key)
 
-        def ask() -> ObjectMeta:
-            result = obstore.get(self._store, key, options={"head": True})  # type: ignore[typeddict-unknown-key, unused-ignore]
-            return _meta(result.meta, result.attributes)
+        return await retrying(lambda: self._called("head", key, lambda: self._head_now(key)), self._retry)
 
-        return await retrying(lambda: self._called("head", key, ask), self._retry)
+    def _head_now(self, key: str) -> ObjectMeta:
+        """Describe an object, blocking; obstore's own errors leave it."""
+        result = obstore.get(self._store, key, options={"head": True})  # type: ignore[typeddict-unknown-key, unused-ignore]
+        return _meta(result.meta, result.attributes)
 
     async def list(self, prefix: str) -> AsyncGenerator[Sequence[ObjectMeta], None]:
         """List objects; see :meth:`ObjectStore.list`."""
@@ -176,48 +193,68 @@ class ObstoreObjectStore(ObjectStore):
         for start in range(0, len(listed), PAGE):
             await retrying(lambda batch=listed[start : start + PAGE]: self._delete_once(batch), self._retry)  # type: ignore[misc]
 
-    async def copy(self, source: str, target: str) -> None:
+    async def copy(
+        self, source: str, target: str, *, meta: ObjectMeta | None = None, transfer: Transfer = ALONE
+    ) -> None:
         """Copy an object; see :meth:`ObjectStore.copy`."""
         await self._begin(source, target, writes=True)
 
         def ask() -> None:
             obstore.copy(self._store, source, target)
 
-        await retrying(lambda: self._called("copy", source, ask, writes=[target]), self._retry)
+        async def once() -> None:
+            async with transfer.admit(0):
+                await self._called("copy", source, ask, writes=[target])
+
+        await retrying(once, self._retry)
 
     async def put_file(
         self,
         key: str,
-        path: Path,
+        file: Path | FileBody,
         *,
         metadata: Mapping[str, str] | None = None,
-        verify: Callable[[], None] | None = None,
+        transfer: Transfer = ALONE,
     ) -> str:
         """Write a file; see :meth:`ObjectStore.put_file`."""
         await self._begin(key)
+        body = await in_thread(PathBody.of, file) if isinstance(file, Path) else file
+        data = await in_thread(lambda: b"".join(map(bytes, body.blocks(0, body.size_bytes))))
+        async with transfer.admit(len(data)):
+            etag = await self.put(key, data, metadata=metadata)
+        transfer.advanced(len(data))
+        return etag
 
-        def read() -> bytes:
-            data = path.read_bytes()
-            if verify is not None:
-                verify()
-            return data
-
+    async def together(self, work: Callable[[BlockingObjects], R], *, writes: Collection[str] = ()) -> R:
+        """Do blocking work; see :meth:`ObjectStore.together`."""
+        await self._begin(*writes, writes=True)
+        objects = _Blocking(self)
+        call = self._pool.call(lambda: work(objects))
         try:
-            data = await self._pool.call(read)
-        except OSError as error:
-            if isinstance(error, AsyncStoreError):
-                raise
-            raise from_file_error(error, f"read {path}") from error
-        return await self.put(key, data, metadata=metadata)
+            return await call
+        except asyncio.CancelledError:
+            objects.abandoned = True
+            end = self._pool.abandon(call)
+            if end is not None:
+                self._abandon(writes, end)
+            raise
 
     async def _put_once(self, key: str, data: bytes, mode: Any, metadata: Mapping[str, str] | None) -> str:
+        return await self._called("put", key, lambda: self._put_now(key, data, mode, metadata), writes=[key])
+
+    def _put_now(self, key: str, data: bytes | memoryview, mode: Any, metadata: Mapping[str, str] | None) -> str:
+        """Put an object, blocking; obstore's own errors leave it."""
         attributes = {**self._attributes, **(metadata or {})} or None
-
-        def ask() -> str:
-            result = obstore.put(self._store, key, data, mode=mode, attributes=attributes, use_multipart=False)
-            return canonical_etag(result["e_tag"])
-
-        return await self._called("put", key, ask, writes=[key])
+        result = obstore.put(
+            self._store,
+            key,
+            data,
+            mode=mode,
+            attributes=attributes,
+            tags=self._tags,
+            use_multipart=False,  # type: ignore[arg-type, unused-ignore]
+        )
+        return canonical_etag(result["e_tag"])
 
     async def _put_conditionally(self, key: str, data: bytes, condition: Condition, metadata: dict[str, str]) -> str:
         mode = await self._mode(key, condition)
@@ -280,16 +317,7 @@ class ObstoreObjectStore(ObjectStore):
 
         If the caller is cancelled meanwhile, the keys in ``writes`` take no other write until the call is over.
         """
-
-        def translated() -> R:
-            try:
-                return ask()
-            except _FOREIGN as error:
-                if isinstance(error, AsyncStoreError):
-                    raise
-                raise from_obstore(error, f"{verb} {self._at(key)}") from error
-
-        call = self._pool.call(translated)
+        call = self._pool.call(lambda: self._translated(verb, key, ask))
         try:
             return await call
         except asyncio.CancelledError:
@@ -297,6 +325,14 @@ class ObstoreObjectStore(ObjectStore):
             if end is not None:
                 self._abandon(writes, end)
             raise
+
+    def _translated(self, verb: str, key: str, ask: Callable[[], R]) -> R:
+        try:
+            return ask()
+        except _FOREIGN as error:
+            if isinstance(error, AsyncStoreError):
+                raise
+            raise from_obstore(error, f"{verb} {self._at(key)}") from error
 
     def _abandon(self, keys: Collection[str], end: asyncio.Future[None]) -> None:
         def forget(_: object) -> None:
@@ -311,6 +347,42 @@ class ObstoreObjectStore(ObjectStore):
 
     def _at(self, key: str) -> str:
         return f"{self.location}/{key}"
+
+
+class _Blocking:
+    """The verbs for code in a thread of a store."""
+
+    __slots__ = ("_store", "abandoned")
+
+    def __init__(self, store: ObstoreObjectStore) -> None:
+        self._store = store
+        self.abandoned = False
+
+    def put(self, key: str, data: bytes | memoryview, metadata: Mapping[str, str]) -> str:
+        store = self._store
+        self._check()
+        return store._translated("put", key, lambda: store._put_now(key, data, "overwrite", metadata))
+
+    def get(self, key: str) -> tuple[ObjectMeta, bytes | memoryview]:
+        store = self._store
+        self._check()
+
+        def ask() -> tuple[ObjectMeta, memoryview]:
+            result = obstore.get(store._store, key)
+            meta, data = _meta(result.meta, result.attributes), memoryview(result.bytes())
+            if len(data) != meta.size_bytes:
+                raise IntegrityError(f"get {store._at(key)}: {len(data)} bytes came instead of {meta.size_bytes}")
+            return meta, data
+
+        return store._translated("get", key, ask)
+
+    def head(self, key: str) -> ObjectMeta:
+        self._check()
+        return self._store._translated("head", key, lambda: self._store._head_now(key))
+
+    def _check(self) -> None:
+        if self.abandoned:
+            raise ClosedError("the caller was cancelled")
 
 
 def canonical_etag(etag: str | None) -> str:

@@ -7,36 +7,53 @@ what is worth retrying itself, so callers never do.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from abc import abstractmethod
+from concurrent.futures import CancelledError
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
+from asyncstore._core.concurrency import to_its_end
 from asyncstore._core.resource import Resource
-from asyncstore.errors import UnsafePathError
+from asyncstore._core.threads import in_thread
+from asyncstore.errors import ClosedError, UnsafePathError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+    from concurrent.futures import Future
+    from contextlib import AbstractAsyncContextManager
     from datetime import datetime
     from pathlib import Path
 
+    from asyncstore.objects.bodies import FileBody
+
 __all__ = [
+    "ALONE",
     "ANY",
+    "BLOCK_BYTES",
     "CLOCK_SKEW",
     "FULL",
     "NEW",
     "PUT_ID",
+    "BlockingObjects",
     "Capabilities",
     "Condition",
     "ETagForm",
     "Listing",
     "ObjectMeta",
     "ObjectStore",
+    "PendingUpload",
     "Ranges",
+    "Sink",
+    "Transfer",
     "check_key",
     "sent_etag",
 ]
+
+R = TypeVar("R")
 
 ETagForm: TypeAlias = Literal["quoted", "bare"]
 """How an ETag goes into ``If-Match``: in its quotes, as HTTP has it, or without them, as some servers want it."""
@@ -63,6 +80,9 @@ PUT_ID = "asyncstore-put-id"
 CLOCK_SKEW = timedelta(minutes=15)
 """Furthest that a server's clock and ours may be apart: with more, S3 takes no signature (RequestTimeTooSkewed)."""
 
+BLOCK_BYTES = 1024 * 1024
+"""How much of a large object is in memory at a time for each request."""
+
 ANY = Condition()
 NEW = Condition(create=True)
 
@@ -84,6 +104,60 @@ class Capabilities:
 
 
 FULL = Capabilities(create=True, match=True)
+
+Sink: TypeAlias = "Callable[[memoryview, int], None]"
+"""Takes a block of an object and the offset of its first byte."""
+
+
+@asynccontextmanager
+async def _admit_all(_: int) -> AsyncIterator[None]:
+    yield
+
+
+def _say_nothing(_: int) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """How the requests of a large transfer fit in with everything else that goes on."""
+
+    admit: Callable[[int], AbstractAsyncContextManager[None]] = _admit_all
+    """Entered around each attempt of each request, with the bytes that it moves; waits until it may be made."""
+    advanced: Callable[[int], None] = _say_nothing
+    """Called on the loop with the bytes of each part that the storage has, also one that it had from before."""
+    limit: int = 8
+    """Most requests at the same time."""
+    journals: Path | None = None
+    """Folder that remembers unfinished uploads, so that a later one goes on where this one stopped."""
+
+
+ALONE = Transfer()
+
+
+@dataclass(frozen=True, slots=True)
+class PendingUpload:
+    """A multipart upload that was begun and is not over."""
+
+    key: str
+    upload_id: str
+    begun_at: datetime
+
+
+class BlockingObjects(Protocol):
+    """Verbs for code in a thread: single attempts, which block and are never retried."""
+
+    def put(self, key: str, data: bytes | memoryview, metadata: Mapping[str, str]) -> str:
+        """Write an object and return its ETag."""
+        ...
+
+    def get(self, key: str) -> tuple[ObjectMeta, bytes | memoryview]:
+        """Return an object's description with its metadata, and its bytes."""
+        ...
+
+    def head(self, key: str) -> ObjectMeta:
+        """Return an object's description with its metadata."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +270,13 @@ class ObjectStore(Resource):
         """Delete objects; those that are not there are no error."""
 
     @abstractmethod
-    async def copy(self, source: str, target: str) -> None:
+    async def copy(
+        self, source: str, target: str, *, meta: ObjectMeta | None = None, transfer: Transfer = ALONE
+    ) -> None:
         """
-        Copy an object with its metadata inside the storage, replacing ``target``.
+        Copy an object of any size with its metadata inside the storage, replacing ``target``.
+
+        ``meta`` is what :meth:`head` says of the source, if the caller knows it already.
 
         Raises:
             NotFoundError: no such source.
@@ -208,18 +286,95 @@ class ObjectStore(Resource):
     async def put_file(
         self,
         key: str,
-        path: Path,
+        file: Path | FileBody,
         *,
         metadata: Mapping[str, str] | None = None,
-        verify: Callable[[], None] | None = None,
+        transfer: Transfer = ALONE,
     ) -> str:
         """
         Write an object from a local file of any size and return its ETag; memory use does not grow with the file.
 
-        ``verify`` is called in a thread when all bytes have been read, and before the object can be seen: what it
-        raises is raised, and nothing is written.
-
         Raises:
-            IntegrityError: the file changed while it was read.
+            IntegrityError: the file changed while it was read; nothing is written.
             NotFoundError: the file is not there.
         """
+
+    async def read_into(
+        self, key: str, byte_range: tuple[int, int], sink: Sink, *, etag: str = "", transfer: Transfer = ALONE
+    ) -> ObjectMeta:
+        """
+        Read a range of an object, block by block, and return its description.
+
+        ``sink(block, offset)`` is called in a thread for each block in order; ``offset`` counts from the object's
+        start. After a failure it goes on where it stopped. If this raises, some blocks may have been given.
+
+        Raises:
+            NotFoundError: no such key.
+            ConflictError: the object no longer has ``etag``.
+            IntegrityError: what came is not the range that was asked for.
+        """
+        start, end = byte_range
+        meta: ObjectMeta | None = None
+        async with transfer.admit(end - start):
+            while meta is None or start < end:
+                piece = start, min(start + BLOCK_BYTES, end)
+                meta, data = await self.get(key, byte_range=piece, etag=etag or (meta.etag if meta else ""))
+                await in_thread(sink, memoryview(data), start)
+                start = piece[1]
+        return meta
+
+    async def together(self, work: Callable[[BlockingObjects], R], *, writes: Collection[str] = ()) -> R:
+        """
+        Return what ``work(objects)`` returns, called in a thread: one hop for many small objects.
+
+        ``writes`` are all keys that it puts. Its calls are single attempts; :class:`ClosedError` from one of them means
+        that the caller is gone, and must end the work.
+        """
+        loop = asyncio.get_running_loop()
+        bridge = _Bridged(self, loop)
+        return await to_its_end(loop.run_in_executor(None, work, bridge), on_cancel=bridge.abandon)
+
+    async def list_uploads(self, prefix: str) -> Sequence[PendingUpload]:
+        """Return uploads of keys that begin with ``prefix`` that were begun and neither finished nor aborted."""
+        return ()
+
+    async def abort_upload(self, upload: PendingUpload) -> None:
+        """Abort an upload and free its parts; one that is over already is no error."""
+
+
+class _Bridged:
+    """The blocking verbs of a store that has none of its own: made on its loop, waited for in the thread."""
+
+    def __init__(self, store: ObjectStore, loop: asyncio.AbstractEventLoop) -> None:
+        self._store = store
+        self._loop = loop
+        self._abandoned = False
+        self._call: Future[Any] | None = None
+
+    def put(self, key: str, data: bytes | memoryview, metadata: Mapping[str, str]) -> str:
+        return self._wait(lambda: self._store.put(key, bytes(data), metadata=metadata))
+
+    def get(self, key: str) -> tuple[ObjectMeta, bytes | memoryview]:
+        return self._wait(lambda: self._store.get(key))
+
+    def head(self, key: str) -> ObjectMeta:
+        return self._wait(lambda: self._store.head(key))
+
+    def abandon(self) -> None:
+        """End the call that is under way, and make no further one; called on the loop."""
+        self._abandoned = True
+        if self._call is not None:
+            self._call.cancel()
+
+    def _wait(self, call: Callable[[], Awaitable[R]]) -> R:
+        async def made() -> R:
+            if self._abandoned:
+                raise ClosedError("the caller was cancelled")
+            return await call()
+
+        self._call = asyncio.run_coroutine_threadsafe(made(), self._loop)
+        try:
+            result: R = self._call.result()
+        except CancelledError:
+            raise ClosedError("the caller was cancelled") from None
+        return result

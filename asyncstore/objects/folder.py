@@ -2,7 +2,7 @@
 Objects as files under a folder, also one that several machines share.
 
 Our own code instead of obstore's ``LocalStore``: that one has no conditional replace and refuses names such as ``a#1``.
-ETags are made of a file's inode, time and size; user metadata is not kept.
+ETags are made of a file's inode, time and size. Of user metadata only ``mode`` is kept, as the file's own.
 """
 
 from __future__ import annotations
@@ -11,17 +11,26 @@ import asyncio
 import contextlib
 import errno
 import os
-import shutil
+import re
 import stat
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from asyncstore._core.files import TEMP_PREFIX, atomic_target, locked, remove_empty_parents, write_atomically
-from asyncstore._core.threads import in_thread
+from asyncstore._core.files import (
+    TEMP_PREFIX,
+    atomic_target,
+    claim,
+    locked,
+    remove_empty_parents,
+    write_all,
+    write_atomically,
+)
+from asyncstore._core.threads import in_stoppable_thread, in_thread
 from asyncstore.errors import (
     AlreadyExistsError,
     AsyncStoreError,
+    ClosedError,
     ConfigurationError,
     ConflictError,
     IntegrityError,
@@ -29,19 +38,29 @@ from asyncstore.errors import (
     UnsafePathError,
 )
 from asyncstore.objects._errors import from_file_error
-from asyncstore.objects.base import ANY, Condition, Listing, ObjectMeta, ObjectStore, check_key
+from asyncstore.objects.base import ALONE, ANY, Condition, Listing, ObjectMeta, ObjectStore, Transfer, check_key
+from asyncstore.objects.bodies import PathBody
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
     from contextlib import AsyncExitStack
 
+    from asyncstore._core.threads import Stop
+    from asyncstore.objects.base import BlockingObjects
+    from asyncstore.objects.bodies import FileBody
+
 __all__ = ["FolderObjectStore"]
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 PAGE = 1000
 LOCK_NAME = f"{TEMP_PREFIX}lock"
+MODE_KEY = "mode"
+"""Metadata key of a file's type and permission bits, in octal."""
+
 _VANISHED_RETRIES = 50
+_OCTAL = re.compile(r"[0-7]{3,7}")
 
 
 class FolderObjectStore(ObjectStore):
@@ -70,44 +89,26 @@ class FolderObjectStore(ObjectStore):
         self, key: str, data: bytes, *, condition: Condition = ANY, metadata: Mapping[str, str] | None = None
     ) -> str:
         """Write an object; see :meth:`ObjectStore.put`."""
-        path = self._path(key)
+        path, mode = self._path(key), _mode(metadata)
 
         def write() -> str:
             if condition.etag:
                 return _replace(path, data, condition.etag)
-            return _etag(write_atomically(path, data, overwrite=not condition.create))
+            return _etag(write_atomically(path, data, overwrite=not condition.create, mode=mode))
 
-        return await self._in_thread("put", key, lambda: _despite_removal(write))
+        return await self._in_thread("put", key, lambda _: _despite_removal(write))
 
     async def get(
         self, key: str, *, byte_range: tuple[int, int] | None = None, etag: str = ""
     ) -> tuple[ObjectMeta, bytes]:
         """Read an object; see :meth:`ObjectStore.get`."""
         path = self._path(key)
-
-        def read() -> tuple[ObjectMeta, bytes]:
-            with open(path, "rb", opener=_open_regular) as file:
-                meta = _meta(key, os.fstat(file.fileno()))
-                if etag and meta.etag != etag:
-                    raise ConflictError(f"get {path}: it was replaced meanwhile")
-                start, end = byte_range or (0, meta.size_bytes)
-                file.seek(start)
-                return meta, file.read(end - start)
-
-        return await self._in_thread("get", key, read)
+        return await self._in_thread("get", key, lambda _: _read(key, path, byte_range, etag))
 
     async def head(self, key: str) -> ObjectMeta:
         """Describe an object; see :meth:`ObjectStore.head`."""
         path = self._path(key)
-
-        def look() -> ObjectMeta:
-            with contextlib.suppress(NotADirectoryError):
-                status = path.lstat()
-                if stat.S_ISREG(status.st_mode):
-                    return _meta(key, status)
-            raise NotFoundError(f"head {path}: not found")
-
-        return await self._in_thread("head", key, look)
+        return await self._in_thread("head", key, lambda _: _look(key, path))
 
     async def list(self, prefix: str) -> AsyncGenerator[Sequence[ObjectMeta], None]:
         """List objects; see :meth:`ObjectStore.list`."""
@@ -125,7 +126,7 @@ class FolderObjectStore(ObjectStore):
         """List one level; see :meth:`ObjectStore.list_folder`."""
         folder = self._path(prefix.rstrip("/")) if prefix else self._root
 
-        def scan() -> Listing:
+        def scan(_: Stop) -> Listing:
             folders, objects = [], []
             try:
                 with os.scandir(folder) as entries:
@@ -145,7 +146,7 @@ class FolderObjectStore(ObjectStore):
         """Delete objects, and the folders that become empty; see :meth:`ObjectStore.delete`."""
         paths = [self._path(key) for key in keys]
 
-        def remove() -> None:
+        def remove(_: Stop) -> None:
             for key in keys:
                 self._refuse_links(key)
             for parent in {path.parent for path in paths}:
@@ -155,44 +156,56 @@ class FolderObjectStore(ObjectStore):
         if paths:
             await self._in_thread("delete", next(iter(keys)), remove)
 
-    async def copy(self, source: str, target: str) -> None:
+    async def copy(
+        self, source: str, target: str, *, meta: ObjectMeta | None = None, transfer: Transfer = ALONE
+    ) -> None:
         """Copy an object; see :meth:`ObjectStore.copy`."""
-        paths = self._path(source), self._path(target)
+        origin, destination = self._path(source), self._path(target)
 
-        def copy() -> str:
+        def copy(stop: Stop) -> str:
             self._refuse_links(target)
-            return _copy_file(*paths)
+            body = _source(origin)
+            return _copy_body(body, destination, stat.S_IMODE(origin.lstat().st_mode), stop)
 
-        await self._in_thread("copy", source, lambda: _despite_removal(copy))
+        async with transfer.admit(0):
+            await self._in_thread("copy", source, lambda stop: _despite_removal(lambda: copy(stop)))
 
     async def put_file(
         self,
         key: str,
-        path: Path,
+        file: Path | FileBody,
         *,
         metadata: Mapping[str, str] | None = None,
-        verify: Callable[[], None] | None = None,
+        transfer: Transfer = ALONE,
     ) -> str:
         """Write a file; see :meth:`ObjectStore.put_file`."""
         target = self._path(key)
-        return await self._in_thread("put", key, lambda: _despite_removal(lambda: _copy_file(path, target, verify)))
+        body = await in_thread(PathBody.of, file) if isinstance(file, Path) else file
+        mode = _mode(metadata)
+        async with transfer.admit(body.size_bytes):
+            etag = await self._in_thread(
+                "put", key, lambda stop: _despite_removal(lambda: _copy_body(body, target, mode, stop))
+            )
+        transfer.advanced(body.size_bytes)
+        return etag
+
+    async def together(self, work: Callable[[BlockingObjects], R], *, writes: Collection[str] = ()) -> R:
+        """Do blocking work; see :meth:`ObjectStore.together`."""
+        self._check_open()
+        return await in_stoppable_thread(lambda stop: work(_Blocking(self, stop)))
 
     def _path(self, key: str) -> Path:
         self._check_open()
-        segments = check_key(key).split("/")
-        if segments[-1].startswith(TEMP_PREFIX):
-            raise UnsafePathError(f"key {key!r}: names that begin with {TEMP_PREFIX!r} are kept for files on their way")
-        return self._root.joinpath(*segments)
+        return self._root.joinpath(*_segments(key))
 
-    async def _in_thread(self, verb: str, key: str, work: Callable[[], T]) -> T:
+    async def _in_thread(self, verb: str, key: str, work: Callable[[Stop], T]) -> T:
         self._check_open()
+        return await in_stoppable_thread(lambda stop: self._translated(verb, key, lambda: work(stop)))
 
-        def work_inside() -> T:
+    def _translated(self, verb: str, key: str, work: Callable[[], T]) -> T:
+        try:
             self._refuse_links(key)
             return work()
-
-        try:
-            return await in_thread(work_inside)
         except AsyncStoreError:
             raise
         except FileExistsError as error:
@@ -207,6 +220,13 @@ class FolderObjectStore(ObjectStore):
             folder /= segment
             if folder.is_symlink():
                 raise UnsafePathError(f"{folder} is a link: the store keeps to its own folder")
+
+
+def _segments(key: str) -> list[str]:
+    segments = check_key(key).split("/")
+    if segments[-1].startswith(TEMP_PREFIX):
+        raise UnsafePathError(f"key {key!r}: names that begin with {TEMP_PREFIX!r} are kept for files on their way")
+    return segments
 
 
 def _replace(path: Path, data: bytes, etag: str) -> str:
@@ -228,18 +248,46 @@ def _open_regular(path: str, flags: int) -> int:
     raise FileNotFoundError(errno.ENOENT, "not a regular file", path)
 
 
-def _copy_file(source: Path, target: Path, verify: Callable[[], None] | None = None) -> str:
-    before = source.lstat()
-    if not stat.S_ISREG(before.st_mode):
-        raise FileNotFoundError(errno.ENOENT, "not a regular file", str(source))
+def _read(key: str, path: Path, byte_range: tuple[int, int] | None, etag: str) -> tuple[ObjectMeta, bytes]:
+    with open(path, "rb", opener=_open_regular) as file:
+        meta = _meta(key, os.fstat(file.fileno()))
+        if etag and meta.etag != etag:
+            raise ConflictError(f"get {path}: it was replaced meanwhile")
+        start, end = byte_range or (0, meta.size_bytes)
+        file.seek(start)
+        return meta, file.read(end - start)
+
+
+def _look(key: str, path: Path) -> ObjectMeta:
+    with contextlib.suppress(NotADirectoryError):
+        status = path.lstat()
+        if stat.S_ISREG(status.st_mode):
+            return _meta(key, status)
+    raise NotFoundError(f"head {path}: not found")
+
+
+def _source(path: Path) -> PathBody:
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise FileNotFoundError(errno.ENOENT, "not a regular file", str(path))
+    return PathBody.of(path)
+
+
+def _copy_body(body: FileBody, target: Path, mode: int | None, stop: Stop) -> str:
     with atomic_target(target) as temp:
-        shutil.copyfile(source, temp)
-        after, written = source.stat(), temp.stat()
-        unchanged = (after.st_mtime_ns, after.st_size) == (before.st_mtime_ns, before.st_size)
-        if not unchanged or written.st_size != after.st_size:
-            raise IntegrityError(f"{source} changed while it was read")
-        if verify is not None:
-            verify()
+        descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            claim(descriptor)
+            for block in body.blocks(0, body.size_bytes):
+                if stop():
+                    raise ClosedError(f"copying {body.name} to {target} was given up")
+                write_all(descriptor, block)
+            if mode is not None:
+                os.fchmod(descriptor, mode)
+            written = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+        if written.st_size != body.size_bytes:
+            raise IntegrityError(f"{body.name} changed while it was read")
     return _etag(written)
 
 
@@ -268,4 +316,39 @@ def _etag(status: os.stat_result) -> str:
 
 def _meta(key: str, status: os.stat_result) -> ObjectMeta:
     modified = datetime.fromtimestamp(status.st_mtime_ns / 1e9, UTC)
-    return ObjectMeta(key, status.st_size, _etag(status), modified)
+    return ObjectMeta(key, status.st_size, _etag(status), modified, {MODE_KEY: f"{status.st_mode:o}"})
+
+
+def _mode(metadata: Mapping[str, str] | None) -> int | None:
+    """Return the permission bits that metadata name."""
+    said = (metadata or {}).get(MODE_KEY, "")
+    return int(said, 8) & 0o777 if _OCTAL.fullmatch(said) else None
+
+
+class _Blocking:
+    """The verbs for code in a thread of a store."""
+
+    __slots__ = ("_stop", "_store")
+
+    def __init__(self, store: FolderObjectStore, stop: Stop) -> None:
+        self._store = store
+        self._stop = stop
+
+    def put(self, key: str, data: bytes | memoryview, metadata: Mapping[str, str]) -> str:
+        path, mode = self._path(key), _mode(metadata)
+        return self._store._translated(
+            "put", key, lambda: _despite_removal(lambda: _etag(write_atomically(path, data, mode=mode)))
+        )
+
+    def get(self, key: str) -> tuple[ObjectMeta, bytes]:
+        path = self._path(key)
+        return self._store._translated("get", key, lambda: _read(key, path, None, ""))
+
+    def head(self, key: str) -> ObjectMeta:
+        path = self._path(key)
+        return self._store._translated("head", key, lambda: _look(key, path))
+
+    def _path(self, key: str) -> Path:
+        if self._stop():
+            raise ClosedError("the caller was cancelled")
+        return self._store._root.joinpath(*_segments(key))

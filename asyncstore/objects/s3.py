@@ -1,46 +1,55 @@
 """
 Objects in an S3 bucket, on AWS or any server that speaks its protocol.
 
-obstore carries small objects, reads, listings, deletes and copies; aioboto3 carries multipart uploads, where the upload
-id is needed to abort. Both are configured from one :class:`AwsSettings`, take credentials from one provider, and never
-retry themselves: the one retry layer is ours.
+obstore carries small objects, listings, deletes and copies; large files, reads in blocks, and whatever needs an upload
+id or headers that obstore cannot send go out over a wire of our own. Both are configured from one
+:class:`AwsSettings`, take credentials from one provider, and never retry themselves: the one retry layer is ours.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from asyncstore._core.retry import DEFAULT_RETRY, RetryPolicy
+from asyncstore._core.threads import in_thread
 from asyncstore.aws.credentials import CredentialProvider
-from asyncstore.errors import (
-    ConflictError,
-    IntegrityError,
-)
-from asyncstore.objects._boto import call, make_client
+from asyncstore.errors import AsyncStoreError, ConfigurationError, ConflictError
 from asyncstore.objects._bucket import bucket_url, make_store, read_ca_bundle, write_headers
+from asyncstore.objects._copies import COPY_LIMIT_BYTES, Copy
 from asyncstore.objects._endpoint import Endpoint
-from asyncstore.objects._errors import RangeIgnoredError, from_file_error
-from asyncstore.objects._multipart import PART_BYTES, MultipartTarget, upload_file
-from asyncstore.objects._obstore import ObstoreObjectStore, canonical_etag
+from asyncstore.objects._errors import RangeIgnoredError
+from asyncstore.objects._files import FileUpload
+from asyncstore.objects._messages import metadata_headers
+from asyncstore.objects._multipart import PART_BYTES
+from asyncstore.objects._obstore import ObstoreObjectStore
 from asyncstore.objects._probe import Prober
-from asyncstore.objects._signed import SignedRequests
-from asyncstore.objects.base import PUT_ID, Capabilities, Condition, ObjectMeta
+from asyncstore.objects._reading import RangeRead
+from asyncstore.objects._uploads import UploadRequests
+from asyncstore.objects._wire import NoConnectionError, Request, Sender, Wire
+from asyncstore.objects.base import ALONE, Capabilities, Condition, ObjectMeta, PendingUpload, Transfer
+from asyncstore.objects.bodies import PathBody
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
     from contextlib import AsyncExitStack
-    from pathlib import Path
 
     from asyncstore.aws.settings import AwsSettings
-    from asyncstore.objects._signed import Reply
+    from asyncstore.objects._wire import Reply
+    from asyncstore.objects.base import Sink
+    from asyncstore.objects.bodies import FileBody
 
 __all__ = ["S3ObjectStore"]
 
-SINGLE_PUT_LIMIT_BYTES = PART_BYTES
+R = TypeVar("R")
+
+SINGLE_PUT_LIMIT_BYTES = 2 * PART_BYTES
 """Files above this go up in parts."""
+
+SETTLE_DEADLINE_S = 0.5
+"""How long an abort waits for parts of its upload that are under way."""
 
 
 class S3ObjectStore(ObstoreObjectStore):
@@ -70,9 +79,13 @@ class S3ObjectStore(ObstoreObjectStore):
         self._settings = settings
         self._probe_prefix = probe_prefix
         self._credentials = credentials or CredentialProvider(settings)
-        self._client: Any = None
-        self._client_lock = asyncio.Lock()
+        role = settings.multipart_upload_role_arn
+        multipart = CredentialProvider(settings, role_arn=role) if role else self._credentials
+        self._run = partial(self._run_as, self._credentials)
+        self._requests = UploadRequests(self._run, self._at, retry)
+        self._uploads = UploadRequests(partial(self._run_as, multipart), self._at, retry)
         self._endpoint: Endpoint
+        self._wire: Wire
 
     @property
     def location(self) -> str:
@@ -83,8 +96,11 @@ class S3ObjectStore(ObstoreObjectStore):
         # First in, last out: nothing is asked any more when the client goes.
         stack.callback(self._drop_store)
         await super()._open(stack)
-        stack.push_async_callback(self._close_client)
         settings = self._settings
+        url, connections = bucket_url(settings, self._bucket), settings.max_concurrency
+        self._wire = Wire(url, settings.region, settings.ca_bundle, connections=connections)
+        # Before the threads are waited for: they end when they see it.
+        stack.callback(self._wire.close)
         self._store = make_store(
             settings,
             self._bucket,
@@ -98,8 +114,9 @@ class S3ObjectStore(ObstoreObjectStore):
             prefix=self._probe_prefix,
             probe=self._probe,
         )
-        if settings.storage_class:
-            self._attributes = {"Storage-Class": settings.storage_class}
+        storage_class = {"Storage-Class": settings.storage_class} if settings.storage_class else {}
+        self._attributes = {**storage_class, **settings.user_metadata}
+        self._tags = dict(settings.object_tags) or None
         # Wrong or missing credentials are told here, not at the first write.
         await self._credentials.get()
 
@@ -108,43 +125,60 @@ class S3ObjectStore(ObstoreObjectStore):
         self._check_open()
         return await self._endpoint.capabilities()
 
-    async def copy(self, source: str, target: str) -> None:
-        """Copy an object; see :meth:`ObjectStore.copy`."""
-        if not self._settings.storage_class:
-            await super().copy(source, target)
-            return
+    async def copy(
+        self, source: str, target: str, *, meta: ObjectMeta | None = None, transfer: Transfer = ALONE
+    ) -> None:
+        """Copy an object, in parts above 5 GiB; see :meth:`ObjectStore.copy`."""
+        settings = self._settings
+        said = write_headers(settings)
+        copy = Copy(self._bucket, source, target, self._at, self._if_match, said, settings.user_metadata, transfer)
         await self._begin(source, target, writes=True)
-        # obstore's copy has no way to say a storage class, and without one the copy gets the bucket's.
-        parameters = {
-            "Bucket": self._bucket,
-            "Key": target,
-            "CopySource": {"Bucket": self._bucket, "Key": source},
-            "MetadataDirective": "COPY",
-            "StorageClass": self._settings.storage_class,
-        }
-        await call(
-            await self._boto(),
-            "copy_object",
-            f"copy {self._at(source)}",
-            self._retry,
-            **self._encryption(),
-            **parameters,
-        )
+        if meta is None or meta.size_bytes <= COPY_LIMIT_BYTES:
+            try:
+                # obstore's copy has no way to say these, and without them the copy gets the bucket's.
+                if said or settings.user_metadata:
+                    await copy.whole(self._requests, self._run)
+                else:
+                    await super().copy(source, target, meta=meta, transfer=transfer)
+            except AsyncStoreError as error:
+                if not await copy.was_too_large(self._requests, error):
+                    raise
+            else:
+                return
+        await copy.in_parts(self._uploads, self._settle)
 
     async def get(
         self, key: str, *, byte_range: tuple[int, int] | None = None, etag: str = ""
     ) -> tuple[ObjectMeta, bytes]:
         """Read an object; see :meth:`ObjectStore.get`."""
         self._check_open()
+        return await self._matching(key, etag, lambda: self._get(key, byte_range, etag))
+
+    async def read_into(
+        self, key: str, byte_range: tuple[int, int], sink: Sink, *, etag: str = "", transfer: Transfer = ALONE
+    ) -> ObjectMeta:
+        """Read a range of an object in blocks; see :meth:`ObjectStore.read_into`."""
+        await self._begin(key)
+        start, end = byte_range
+        if start < end:
+            read = RangeRead(key, start, end, etag, self._at(key), sink)
+            return await self._matching(key, etag, lambda: read.run(self._run, self._if_match, transfer, self._retry))
+        # A request has no way to ask for nothing.
+        meta = await self.head(key)
+        if etag and meta.etag != etag:
+            raise ConflictError(f"get {self._at(key)}: it was replaced meanwhile")
+        return meta
+
+    async def _matching(self, key: str, etag: str, read: Callable[[], Awaitable[R]]) -> R:
         said = self._if_match(etag) if etag else ""
         try:
-            found = await self._get(key, byte_range, etag)
+            found = await read()
         except ConflictError:
             # Perhaps the right ETag in the wrong form, which cannot be found out here by writing.
             if not said or self._endpoint.reads_match or (await self.head(key)).etag != etag:
                 raise
             self._endpoint.reads_match = False
-            return await self._get(key, byte_range, etag)
+            return await read()
         if said and self._endpoint.reads_match is None:
             self._endpoint.reads_match = True
         return found
@@ -162,42 +196,61 @@ class S3ObjectStore(ObstoreObjectStore):
     async def put_file(
         self,
         key: str,
-        path: Path,
+        file: Path | FileBody,
         *,
         metadata: Mapping[str, str] | None = None,
-        verify: Callable[[], None] | None = None,
+        transfer: Transfer = ALONE,
     ) -> str:
-        """Write a file, in parts above 8 MiB; see :meth:`ObjectStore.put_file`."""
+        """Write a file, in parts above 16 MiB; see :meth:`ObjectStore.put_file`."""
         await self._begin(key, writes=True)
-        try:
-            size_bytes = (await asyncio.to_thread(path.stat)).st_size
-        except OSError as error:
-            raise from_file_error(error, f"read {path}") from error
-        if size_bytes <= SINGLE_PUT_LIMIT_BYTES:
-            return await super().put_file(key, path, metadata=metadata, verify=verify)
-        target = MultipartTarget(await self._boto(), self._bucket, key, self._create_parameters(metadata))
-        # A part is held twice while it is sent: as it was read, and in the connection's buffers.
-        fitting = self._settings.max_memory_mb * 1024 * 1024 // (2 * PART_BYTES)
-        limit = max(1, min(self._settings.max_concurrency, fitting))
-        return canonical_etag(await upload_file(target, path, limit=limit, retry=self._retry, verify=verify))
+        settings = self._settings
+        body = await in_thread(PathBody.of, file) if isinstance(file, Path) else file
+        headers = write_headers(settings) | metadata_headers({**settings.user_metadata, **(metadata or {})})
+        checksums = (await self.capabilities()).checksums
+        upload = FileUpload(key, body, headers, self._at(key), checksums, transfer)
+        if body.size_bytes <= SINGLE_PUT_LIMIT_BYTES:
+            return await upload.whole(self._requests, self._run)
+        return await upload.in_parts(self._uploads, self._settle, self.location, settings.endpoint or "")
+
+    async def list_uploads(self, prefix: str) -> Sequence[PendingUpload]:
+        """List unfinished uploads; see :meth:`ObjectStore.list_uploads`."""
+        await self._begin()
+        return await self._uploads.list(prefix)
+
+    async def abort_upload(self, upload: PendingUpload) -> None:
+        """Abort an upload; see :meth:`ObjectStore.abort_upload`."""
+        await self._begin()
+        await self._uploads.abort(upload.key, upload.upload_id)
 
     async def _get_leniently(self, key: str, byte_range: tuple[int, int], etag: str) -> tuple[ObjectMeta, bytes]:
         """Read a range from a server that sends it with status 200, which obstore refuses (rclone does so)."""
+        await self._begin(key)
+        data = bytearray()
+        read = RangeRead(key, *byte_range, etag, self._at(key), lambda block, _: data.extend(block))
+        return await read.run(self._run, self._if_match, ALONE, self._retry), bytes(data)
+
+    async def _run_as(
+        self,
+        provider: CredentialProvider,
+        verb: str,
+        key: str,
+        work: Callable[[Sender], R],
+        *,
+        names: Collection[str] = (),
+    ) -> R:
+        """Call ``work`` in a thread, with what signs its requests by the provider's keys; see :class:`Run`."""
         self._check_open()
-        start, end = byte_range
-        parameters = {"Bucket": self._bucket, "Key": key, "Range": f"bytes={start}-{end - 1}"}
-        if etag and (said := self._if_match(etag)):
-            parameters["IfMatch"] = said
-        what = f"get {self._at(key)}"
-        answer = await call(await self._boto(), "get_object", what, self._retry, **parameters)
-        sent, _, total = str(answer.get("ContentRange", "")).partition("/")
-        if sent != f"bytes {start}-{end - 1}" or len(answer["Body"]) != end - start:
-            raise IntegrityError(f"{what}: bytes {start}-{end - 1} were asked for, {sent or 'the whole object'} came")
-        found_etag = canonical_etag(answer["ETag"])
-        if etag and found_etag != etag:
-            raise ConflictError(f"{what}: it was replaced meanwhile")
-        meta = ObjectMeta(key, int(total), found_etag, answer["LastModified"], answer.get("Metadata", {}))
-        return meta, answer["Body"]
+        await provider.get()
+        sender = Sender(self._wire, provider)
+        try:
+            return await self._called(verb, key, lambda: work(sender), writes=names)
+        except asyncio.CancelledError:
+            sender.hang_up()
+            raise
+
+    async def _settle(self, name: str) -> None:
+        if ends := self._abandoned.get(name):
+            await asyncio.wait(ends, timeout=SETTLE_DEADLINE_S)
 
     async def _probe(self, prefix: str) -> Capabilities:
         async def put(key: str, data: bytes, mode: Any) -> str:
@@ -206,13 +259,16 @@ class S3ObjectStore(ObstoreObjectStore):
 
         async def send(method: str, key: str, headers: Mapping[str, str], body: bytes) -> Reply:
             await self._begin(key)
-            given = headers if method == "GET" else {**write_headers(settings), **headers}
-            ask = partial(signed.send, method, key, given, body, self._credentials.current, f"probe {self._at(key)}")
-            return await self._called("probe", key, ask, writes=[key])
+            given = headers if method == "GET" else {**write_headers(self._settings), **headers}
+            request = Request(method, key, f"probe {self._at(key)}", headers=given, body=body)
+            try:
+                return await self._run("probe", key, lambda sender: sender.send(request), names=[key])
+            except NoConnectionError as error:
+                # obstore has a way: the two differ in which certificates they trust, and in how they read proxies'
+                # variables.
+                raise ConfigurationError(str(error)) from error
 
-        settings = self._settings
-        with SignedRequests(bucket_url(settings, self._bucket), settings.region, settings.ca_bundle) as signed:
-            return await Prober(prefix, put, lambda key: self.delete([key]), send, self._retry, self.location).run()
+        return await Prober(prefix, put, lambda key: self.delete([key]), send, self._retry, self.location).run()
 
     async def _mode(self, key: str, condition: Condition) -> Any:
         return await self._endpoint.mode(key, condition)
@@ -224,36 +280,9 @@ class S3ObjectStore(ObstoreObjectStore):
         await super()._begin(*keys, writes=writes)
         await self._credentials.get()
 
-    def _create_parameters(self, metadata: Mapping[str, str] | None) -> dict[str, Any]:
-        parameters: dict[str, Any] = {"Metadata": {**(metadata or {}), PUT_ID: secrets.token_hex(16)}}
-        if self._settings.storage_class:
-            parameters["StorageClass"] = self._settings.storage_class
-        return parameters | self._encryption()
-
-    def _encryption(self) -> dict[str, str]:
-        key = self._settings.kms_key_arn
-        return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": key} if key else {}
-
-    async def _boto(self) -> Any:
-        async with self._client_lock:
-            self._check_open()
-            if self._client is None:
-                role = self._settings.multipart_upload_role_arn
-                provider = CredentialProvider(self._settings, role_arn=role) if role else self._credentials
-                self._client = await (await make_client(self._settings, self._bucket, provider)).__aenter__()
-            # Closing waits for the lock, so a client made meanwhile is closed too.
-            self._check_open()
-            return self._client
-
     def _drop_store(self) -> None:
         # Its connections close when nobody holds it any more, and whoever has closed us may go on holding us.
         vars(self).pop("_store", None)
-
-    async def _close_client(self) -> None:
-        async with self._client_lock:
-            client, self._client = self._client, None
-            if client is not None:
-                await client.__aexit__(None, None, None)
 
     def _at(self, key: str) -> str:
         endpoint = self._settings.endpoint

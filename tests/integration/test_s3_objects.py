@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import aioboto3
 import pytest
 
 from asyncstore.aws.settings import AwsSettings
@@ -14,11 +15,13 @@ from asyncstore.errors import (
     ConfigurationError,
     ConflictError,
     CredentialsError,
-    IntegrityError,
     NotFoundError,
     UnavailableError,
 )
-from asyncstore.objects import _boto, _multipart
+from asyncstore.objects import _multipart, _uploads
+from asyncstore.objects._wire import Request
+from asyncstore.objects.base import Transfer
+from asyncstore.objects.bodies import PathBody
 from asyncstore.objects.s3 import S3ObjectStore
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from asyncstore.testing.servers import Bucket
 
 
-@pytest.fixture(params=["moto", "rclone"])
+@pytest.fixture(params=["moto", "rclone", "stub"])
 def bucket(request: pytest.FixtureRequest) -> Bucket:
     chosen: Bucket = request.getfixturevalue(f"{request.param}_bucket")
     return chosen
@@ -44,14 +47,6 @@ def objects_of(bucket: Bucket, **options: Any) -> S3ObjectStore:
     return S3ObjectStore(bucket.name, AwsSettings(endpoint_url=bucket.server.endpoint_url, **options))
 
 
-async def open_uploads(bucket: Bucket) -> list[Any]:
-    async with aioboto3.Session().client(
-        "s3", endpoint_url=bucket.server.endpoint_url, region_name="eu-west-1"
-    ) as client:
-        uploads: list[Any] = (await client.list_multipart_uploads(Bucket=bucket.name)).get("Uploads", [])
-    return uploads
-
-
 async def test_large_file_round_trips_in_parts(bucket: Bucket, large_file: Path) -> None:
     content = await asyncio.to_thread(large_file.read_bytes)
     async with objects_of(bucket) as store:
@@ -66,21 +61,11 @@ async def test_large_file_round_trips_in_parts(bucket: Bucket, large_file: Path)
             await store.get("a/large é", byte_range=(0, 10), etag='"0123456789abcdef0123456789abcdef"')
 
 
-async def test_cancelled_upload_leaves_no_parts(
-    bucket: Bucket, large_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_cancelled_upload_leaves_no_parts(bucket: Bucket, large_file: Path) -> None:
     first_part_is_up = asyncio.Event()
-    real_call = _boto.call
-
-    async def call(client: Any, operation: str, *args: Any, **parameters: Any) -> Any:
-        answer = await real_call(client, operation, *args, **parameters)
-        if operation == "upload_part":
-            first_part_is_up.set()
-        return answer
-
-    monkeypatch.setattr(_multipart, "call", call)
+    transfer = Transfer(limit=2, advanced=lambda _: first_part_is_up.set())
     async with objects_of(bucket) as store:
-        task = asyncio.create_task(store.put_file("large", large_file))
+        task = asyncio.create_task(store.put_file("large", large_file, transfer=transfer))
         waiter = asyncio.create_task(first_part_is_up.wait())
         await asyncio.wait([task, waiter], return_when=asyncio.FIRST_COMPLETED)
         task.cancel()
@@ -89,29 +74,68 @@ async def test_cancelled_upload_leaves_no_parts(
             await task
         with pytest.raises(NotFoundError):
             await store.head("large")
-    assert await open_uploads(bucket) == []
+        assert await store.list_uploads("") == []
 
 
-async def test_file_that_changes_meanwhile_is_not_stored(
-    bucket: Bucket, large_file: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_large_file_is_resumed(
+    bucket: Bucket, large_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real_read = _multipart._read_part
+    monkeypatch.setattr(_multipart, "RESUME_WORTH_BYTES", 1)
+    content = await asyncio.to_thread(large_file.read_bytes)
+    body = replace(await asyncio.to_thread(PathBody.of, large_file), fingerprint="abc")
+    advanced: list[int] = []
 
-    def read_and_touch(path: Path, part: _multipart.Part) -> bytes:
-        data = real_read(path, part)
-        if part.number == 2:
-            with path.open("r+b") as file:
-                file.write(b"changed")
-            os.utime(path, ns=(1, 1))
-        return data
+    def stop(size_bytes: int) -> None:
+        advanced.append(size_bytes)
+        if len(advanced) == 3:
+            raise UnavailableError("enough for now")
 
-    monkeypatch.setattr(_multipart, "_read_part", read_and_touch)
     async with objects_of(bucket) as store:
-        with pytest.raises(IntegrityError, match="changed while it was uploaded"):
-            await store.put_file("large", large_file)
-        with pytest.raises(NotFoundError):
-            await store.head("large")
-    assert await open_uploads(bucket) == []
+        with pytest.raises(UnavailableError):
+            await store.put_file("large", body, transfer=Transfer(limit=1, advanced=stop, journals=tmp_path))
+        assert len(await store.list_uploads("la")) == 1
+        at_once: list[int] = []
+        await store.put_file("large", body, transfer=Transfer(limit=1, advanced=at_once.append, journals=tmp_path))
+        assert sum(at_once) == len(content)
+        assert (await store.get("large"))[1] == content
+        assert await store.list_uploads("") == []
+
+
+async def test_uploads_are_listed_and_aborted(bucket: Bucket) -> None:
+    async with objects_of(bucket) as store:
+        for key in ("a/ é&<+", "a/b", "b"):
+            await store._uploads.begin(key, {}, lambda _: None)
+        found = await store.list_uploads("a/")
+        assert [upload.key for upload in found] == ["a/ é&<+", "a/b"]
+        # moto says the same time of all uploads, years ago.
+        assert all(upload.begun_at < datetime.now(UTC) + timedelta(hours=1) for upload in found)
+        for _ in range(2):
+            for upload in found:
+                await store.abort_upload(upload)
+        assert [upload.key for upload in await store.list_uploads("")] == ["b"]
+
+
+async def test_listings_of_uploads_have_pages(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_uploads, "PAGE", "2")
+    keys = sorted(f"a/{number // 2} é&+" for number in range(7))
+    async with objects_of(bucket) as store:
+        for key in keys:
+            await store._uploads.begin(key, {}, lambda _: None)
+        found = await store.list_uploads("a/")
+        assert [upload.key for upload in found] == keys
+        assert len({upload.upload_id for upload in found}) == 7
+
+
+async def test_listings_of_parts_have_pages(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_uploads, "PAGE", "2")
+    async with objects_of(bucket) as store:
+        upload_id = await store._uploads.begin("a", {}, lambda _: None)
+        for number in range(1, 6):
+            query = {"partNumber": str(number), "uploadId": upload_id}
+            request = Request("PUT", "a", "put", query, body=bytes(number))
+            await store._run("put", "a", lambda sender, request=request: sender.send(request))  # type: ignore[misc]
+        found = await store._uploads.parts("a", upload_id)
+        assert {number: part.size_bytes for number, part in found.items()} == {1: 1, 2: 2, 3: 3, 4: 4, 5: 5}
 
 
 async def test_missing_bucket_is_told_apart_from_a_missing_key(bucket: Bucket) -> None:

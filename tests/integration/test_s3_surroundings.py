@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from asyncstore.aws.settings import AwsSettings
-from asyncstore.errors import AccessDeniedError, ClosedError, ConfigurationError, NotFoundError
-from asyncstore.objects import _boto, s3
+from asyncstore.errors import AccessDeniedError, ConfigurationError, NotFoundError
 from asyncstore.objects.base import ANY, NEW, Capabilities, Condition
 from asyncstore.objects.s3 import S3ObjectStore
 from asyncstore.testing.proxy import LossyProxy, lossy_proxy
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def large_file(tmp_path: Path) -> Path:
     path = tmp_path / "large"
-    path.write_bytes(os.urandom(9 * 1024 * 1024))
+    path.write_bytes(os.urandom(17 * 1024 * 1024))
     return path
 
 
@@ -187,42 +186,35 @@ async def test_certificates_that_are_none_are_told_at_open(tmp_path: Path, monke
         await S3ObjectStore("bucket", AwsSettings()).open()
 
 
-async def test_closing_while_the_second_client_is_made(moto_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, go_on = asyncio.Event(), asyncio.Event()
-
-    async def make_slowly(*args: Any) -> Any:
-        begun.set()
-        await go_on.wait()
-        return await _boto.make_client(*args)
-
-    monkeypatch.setattr(s3, "make_client", make_slowly)
-    async with asyncio.TaskGroup() as group:
-        store = await objects_of(moto_bucket).open()
-        making = group.create_task(_refused_as_closed(store))
-        await begun.wait()
-        closing = group.create_task(store.aclose())
-        await asyncio.sleep(0)
-        go_on.set()
-    assert (making.result(), closing.done(), store._client) == (True, True, None)
-    assert await _refused_as_closed(store)
-
-
-async def _refused_as_closed(store: S3ObjectStore) -> bool:
-    try:
-        await store._boto()
-    except ClosedError:
-        return True
-    return False
-
-
 async def test_copies_keep_metadata_and_get_the_storage_class(moto_bucket: Bucket) -> None:
     async with objects_of(moto_bucket, storage_class="STANDARD_IA") as store:
         await store.put("a é", b"1", metadata={"k": "v"})
         await store.copy("a é", "b")
-        found = await (await store._boto()).head_object(Bucket=moto_bucket.name, Key="b")
-        assert (found["StorageClass"], found["Metadata"]["k"]) == ("STANDARD_IA", "v")
+        found = (await store._requests.head("b")).headers
+        assert (found["x-amz-storage-class"], found["x-amz-meta-k"]) == ("STANDARD_IA", "v")
         with pytest.raises(NotFoundError):
             await store.copy("missing", "c")
+
+
+async def test_multipart_uploads_have_a_role_of_their_own(moto_bucket: Bucket, large_file: Path) -> None:
+    users: dict[str, set[str]] = {}
+
+    def note(request: bytes) -> None:
+        line = request.partition(b"\r\n")[0].decode()
+        if (user := re.search(rb"Credential=(\w+)/", request)) and "/s3/" in request.decode(errors="replace"):
+            users.setdefault("parts" if "uploads=" in line or "uploadId=" in line else "others", set()).add(
+                user[1].decode()
+            )
+
+    async with answering(moto_bucket.server.endpoint_url, note) as proxy:
+        settings = AwsSettings(endpoint_url=proxy.url, multipart_upload_role_arn="arn:aws:iam::123456789012:role/up")
+        async with S3ObjectStore(moto_bucket.name, settings) as store:
+            await store.put_file("large", large_file)
+            await store.read_into("large", (0, 10), lambda *_: None)
+            await store.list_uploads("")
+    assert users["others"] == {"accesskey1"}
+    [role_user] = users["parts"]
+    assert role_user.startswith("ASIA")
 
 
 FORKING = """

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncstore.errors import InvalidValueError
+from asyncstore.objects._copies import COPY_PART_BYTES
 from asyncstore.objects._multipart import OBJECT_LIMIT_BYTES, PART_LIMIT, plan_parts
 
 MIB = 1024**2
@@ -38,3 +39,10 @@ def test_known_sizes(size_bytes: int, count: int, part_bytes: int) -> None:
 def test_larger_than_an_object_can_be() -> None:
     with pytest.raises(InvalidValueError, match="5 TiB"):
         plan_parts(OBJECT_LIMIT_BYTES + 1)
+
+
+@pytest.mark.parametrize(("size_bytes", "count"), [(5 * GIB + 1, 6), (5 * 1024 * GIB, 5120)])
+def test_copies_are_cut_into_larger_parts(size_bytes: int, count: int) -> None:
+    parts = plan_parts(size_bytes, part_bytes=COPY_PART_BYTES)
+    assert len(parts) == count
+    assert max(part.size_bytes for part in parts) == GIB

@@ -1,0 +1,147 @@
+"""Copies inside of S3 that obstore has no way to make: with a storage class, a key, tags, or above 5 GiB."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from asyncstore._core.retry import retrying
+from asyncstore.objects._messages import (
+    PartDone,
+    copied_etag,
+    copy_source,
+    kept_headers,
+    metadata_headers,
+    tags_header,
+)
+from asyncstore.objects._multipart import MIB, Part, PartwiseUpload, plan_parts
+from asyncstore.objects._obstore import canonical_etag
+from asyncstore.objects._wire import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from asyncstore.errors import AsyncStoreError
+    from asyncstore.objects._multipart import Settle
+    from asyncstore.objects._uploads import Run, UploadRequests
+    from asyncstore.objects._wire import Sender
+    from asyncstore.objects.base import Transfer
+
+__all__ = ["COPY_LIMIT_BYTES", "Copy"]
+
+COPY_LIMIT_BYTES = 5 * 1024 * MIB
+"""Objects above this are copied in parts: no server takes more at once."""
+COPY_PART_BYTES = 1024 * MIB
+
+TOO_LARGE = ("InvalidRequest", "EntityTooLarge")
+"""What a server answers to a copy of more than it takes at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """
+    A copy inside of a bucket.
+
+    Args:
+        bucket: its name.
+        source: what is copied.
+        target: the copy's key.
+        at: where a key is, for messages.
+        if_match: the form in which an ETag is said, if at all.
+        headers: what every write says of its object.
+        metadata: user metadata that every object gets, over that of the source.
+        transfer: how the requests fit in with others.
+    """
+
+    bucket: str
+    source: str
+    target: str
+    at: Callable[[str], str]
+    if_match: Callable[[str], str]
+    headers: Mapping[str, str]
+    metadata: Mapping[str, str]
+    transfer: Transfer
+
+    async def whole(self, requests: UploadRequests, run: Run) -> None:
+        """
+        Copy it in one request.
+
+        Raises:
+            NotFoundError: no such source.
+        """
+        headers = {**self.headers, "x-amz-copy-source": copy_source(self.bucket, self.source)}
+        if self.metadata:
+            found = (await requests.head(self.source)).headers
+            headers |= self._described(found) | self._unless_replaced(found) | {"x-amz-metadata-directive": "REPLACE"}
+        if "x-amz-tagging" in headers:
+            headers["x-amz-tagging-directive"] = "REPLACE"
+
+        def work(sender: Sender) -> str:
+            return copied_etag(sender.send(Request("PUT", self.target, self._what, headers=headers)).body, self._what)
+
+        async def once() -> None:
+            async with self.transfer.admit(0):
+                await run("copy", self.source, work, names=[self.target])
+
+        await retrying(once, requests.retry)
+
+    async def in_parts(self, requests: UploadRequests, settle: Settle) -> None:
+        """
+        Copy it in ranges, at the same time.
+
+        Raises:
+            NotFoundError: no such source.
+            ConflictError: it was replaced meanwhile.
+        """
+        found = (await requests.head(self.source)).headers
+        headers = {**self._described(found), **self.headers}
+        if found.get("x-amz-tagging-count", "0") != "0" and "x-amz-tagging" not in headers:
+            headers["x-amz-tagging"] = await self._tags(requests)
+        upload = PartwiseUpload(
+            requests,
+            self.target,
+            plan_parts(int(found["content-length"]), part_bytes=COPY_PART_BYTES),
+            partial(self._send, self._unless_replaced(found)),
+            headers,
+            self.transfer,
+            settle,
+            moves=False,
+        )
+        await upload.run()
+
+    async def was_too_large(self, requests: UploadRequests, error: AsyncStoreError) -> bool:
+        """Tell whether a copy in one request failed with ``error`` because the source is too large for that."""
+        if not any(code in str(error) for code in TOO_LARGE):
+            return False
+        return int((await requests.head(self.source)).headers["content-length"]) > COPY_LIMIT_BYTES
+
+    def _send(self, unless: Mapping[str, str], sender: Sender, part: Part, upload_id: str) -> PartDone:
+        headers = {
+            **unless,
+            "x-amz-copy-source": copy_source(self.bucket, self.source),
+            "x-amz-copy-source-range": f"bytes={part.start}-{part.end - 1}",
+        }
+        query = {"partNumber": str(part.number), "uploadId": upload_id}
+        reply = sender.send(Request("PUT", self.target, self._what, query, headers))
+        return PartDone(part.number, copied_etag(reply.body, self._what))
+
+    async def _tags(self, requests: UploadRequests) -> str:
+        what = f"read the tags of {self.at(self.source)}"
+
+        def work(sender: Sender) -> str:
+            return tags_header(sender.send(Request("GET", self.source, what, {"tagging": ""})).body, what)
+
+        return await retrying(lambda: requests.run("read", self.source, work), requests.retry)
+
+    def _described(self, found: Mapping[str, str]) -> dict[str, str]:
+        """Return what makes the copy like its source, and ours besides."""
+        return kept_headers(found) | metadata_headers(self.metadata)
+
+    def _unless_replaced(self, found: Mapping[str, str]) -> dict[str, str]:
+        said = self.if_match(canonical_etag(found.get("etag")))
+        return {"x-amz-copy-source-if-match": said} if said else {}
+
+    @property
+    def _what(self) -> str:
+        return f"copy {self.at(self.source)}"

@@ -1,0 +1,136 @@
+"""Local files on their way to S3: whole in one request, or in parts that a later upload can go on with."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from asyncstore._core.retry import retrying
+from asyncstore._core.threads import in_thread
+from asyncstore.errors import ConfigurationError
+from asyncstore.objects._journal import journal_name, open_journal
+from asyncstore.objects._messages import PartDone
+from asyncstore.objects._multipart import Part, PartwiseUpload, plan_parts
+from asyncstore.objects._obstore import canonical_etag
+from asyncstore.objects._wire import Request, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
+
+    from asyncstore.objects._journal import Journal
+    from asyncstore.objects._multipart import Settle
+    from asyncstore.objects._uploads import Run, UploadRequests
+    from asyncstore.objects._wire import Sender
+    from asyncstore.objects.base import Transfer
+    from asyncstore.objects.bodies import FileBody
+
+__all__ = ["FileUpload"]
+
+CRC32 = "x-amz-checksum-crc32"
+
+
+@dataclass(slots=True)
+class FileUpload:
+    """
+    A file on its way to a key.
+
+    Args:
+        key: where it goes.
+        file: what is sent.
+        headers: what is said of the object.
+        at: where the key is, for messages.
+        checksums: whether the storage compares checksums; if so, each request brings one, computed beforehand.
+        transfer: how the requests fit in with others.
+    """
+
+    key: str
+    file: FileBody
+    headers: Mapping[str, str]
+    at: str
+    checksums: bool
+    transfer: Transfer
+    _sums: dict[int, str] = field(init=False, default_factory=dict)
+
+    async def whole(self, requests: UploadRequests, run: Run) -> str:
+        """Put it in one request, and return its ETag."""
+        size_bytes = self.file.size_bytes
+        everything = Part(1, 0, size_bytes)
+
+        def work(sender: Sender) -> str:
+            headers = {**self.headers, **self._checksum(sender, everything)}
+            request = Request("PUT", self.key, f"put {self.at}", headers=headers, body=self._stream(everything))
+            return canonical_etag(sender.send(request).headers.get("etag"))
+
+        async def once() -> str:
+            async with self.transfer.admit(size_bytes):
+                return await run("put", self.key, work, names=[self.key])
+
+        etag = await retrying(once, requests.retry)
+        self.transfer.advanced(size_bytes)
+        return etag
+
+    async def in_parts(self, requests: UploadRequests, settle: Settle, *place: str) -> str:
+        """Put it in parts, and return its ETag; ``place`` tells the storage from all others, for the journal."""
+        parts = plan_parts(self.file.size_bytes)
+        checksums = {"x-amz-checksum-algorithm": "CRC32"} if self.checksums else {}
+        async with self._journal(*place, parts[0].size_bytes) as journal:
+            upload = PartwiseUpload(
+                requests,
+                self.key,
+                parts,
+                self._send,
+                {**self.headers, **checksums},
+                self.transfer,
+                settle,
+                journal=journal,
+            )
+            return await upload.run()
+
+    @asynccontextmanager
+    async def _journal(self, *what: object) -> AsyncIterator[Journal | None]:
+        folder = self.transfer.journals
+        if folder is None or not self.file.fingerprint:
+            yield None
+            return
+        name = journal_name(*what, self.key, self.file.fingerprint, self.file.size_bytes)
+        opened: list[Journal] = []
+        try:
+            await in_thread(_open_into, opened, folder, name)
+            yield opened[0] if opened else None
+        finally:
+            for journal in opened:
+                await in_thread(journal.close)
+
+    def _send(self, sender: Sender, part: Part, upload_id: str) -> PartDone:
+        headers = self._checksum(sender, part)
+        what = f"put part {part.number} of {self.at}"
+        query = {"partNumber": str(part.number), "uploadId": upload_id}
+        reply = sender.send(Request("PUT", self.key, what, query, headers, self._stream(part)))
+        if not (etag := canonical_etag(reply.headers.get("etag"))):
+            raise ConfigurationError(f"{what}: the server does not say the ETag that is needed to complete the upload")
+        return PartDone(part.number, etag, headers.get(CRC32, ""))
+
+    def _stream(self, part: Part) -> Stream:
+        return Stream(part.size_bytes, partial(self.file.blocks, part.start, part.end))
+
+    def _checksum(self, sender: Sender, part: Part) -> dict[str, str]:
+        if not self.checksums:
+            return {}
+        if part.number not in self._sums:
+            checksum = 0
+            for block in self.file.blocks(part.start, part.end):
+                sender.check()
+                checksum = zlib.crc32(block, checksum)
+            self._sums[part.number] = base64.b64encode(checksum.to_bytes(4, "big")).decode()
+        return {CRC32: self._sums[part.number]}
+
+
+def _open_into(opened: list[Journal], folder: Path, name: str) -> None:
+    # A caller that is cancelled meanwhile finds it here, and closes it.
+    if (journal := open_journal(folder, name)) is not None:
+        opened.append(journal)
