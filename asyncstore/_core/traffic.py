@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 __all__ = ["MIB", "Budget", "Charge", "Crowd", "Rate", "Window", "charge_down", "charge_up", "process_budget"]
 
@@ -266,7 +266,8 @@ class Crowd(_Gate):
     How many threads work at once on what is small: as many as wait for answers, fewer where they wait for each other.
 
     Threads that share an interpreter lock are in each other's way as soon as they keep it busy; while a server is far
-    away they wait for it, and the more there are the better. Which it is shows in the processor time of the process.
+    away they wait for it, and the more there are the better. They are in each other's way where most items take several
+    times as long as the fastest one, and the process is busy meanwhile.
 
     Args:
         most: threads in the best case.
@@ -275,8 +276,11 @@ class Crowd(_Gate):
     """
 
     LEAST = 12
-    BUSY = 0.8
-    IDLE = 0.5
+    BUSY = 0.7
+    """Processors that the process keeps busy, at least, where threads can be in each other's way."""
+    CROWDED = 4.0
+    ROOMY = 2.0
+    """How many times as long as the fastest item one takes on the average."""
     LOOK_S = 0.05
 
     def __init__(
@@ -287,6 +291,8 @@ class Crowd(_Gate):
         self._cpu_s = cpu_s
         self._now_s = now_s
         self._looked = (now_s(), cpu_s())
+        self._fastest_s = float("inf")
+        self._times: deque[Sequence[float]] = deque()
 
     def __repr__(self) -> str:
         return f"<Crowd {self._taken}/{self.limit} threads, {len(self._waiting)} waiting>"
@@ -303,16 +309,25 @@ class Crowd(_Gate):
             self._look()
             self._leave()
 
+    def timed(self, seconds: Sequence[float]) -> None:
+        """Note how long items took; any thread may."""
+        if seconds:
+            self._times.append(seconds)
+
     def _look(self) -> None:
         now_s, cpu_s = self._now_s(), self._cpu_s()
         passed_s = now_s - self._looked[0]
-        if passed_s < self.LOOK_S:
+        if passed_s < self.LOOK_S or not self._times:
             return
         busy = (cpu_s - self._looked[1]) / passed_s
         self._looked = (now_s, cpu_s)
-        if busy > self.BUSY:
+        times = [self._times.popleft() for _ in range(len(self._times))]
+        # It is forgotten slowly, as the way to the server may become longer.
+        self._fastest_s = min(self._fastest_s * 1.05, *map(min, times))
+        mean_s = sum(map(sum, times)) / sum(map(len, times))
+        if busy > self.BUSY and mean_s > self.CROWDED * self._fastest_s:
             self._limit = max(min(self.LEAST, self._most), self._limit // 2)
-        elif busy < self.IDLE:
+        elif busy < self.BUSY or mean_s < self.ROOMY * self._fastest_s:
             self._limit = min(self._most, self._limit * 2)
 
 

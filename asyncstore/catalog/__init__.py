@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from asyncstore.catalog._plan import PlannedFile, TransferPlan
+from asyncstore.catalog._sweep import SweepReport
 from asyncstore.catalog._tally import ProgressHook, TransferProgress
+from asyncstore.catalog._verify import VerifyReport
 from asyncstore.catalog.base import Catalog
 from asyncstore.catalog.folder import FileSystemCatalog
 from asyncstore.catalog.nothing import DoNothingCatalog
@@ -13,7 +16,18 @@ from asyncstore.catalog.nothing import DoNothingCatalog
 if TYPE_CHECKING:
     from asyncstore.catalog.s3 import S3Catalog
 
-__all__ = ["Catalog", "DoNothingCatalog", "FileSystemCatalog", "ProgressHook", "S3Catalog", "TransferProgress"]
+__all__ = [
+    "Catalog",
+    "DoNothingCatalog",
+    "FileSystemCatalog",
+    "PlannedFile",
+    "ProgressHook",
+    "S3Catalog",
+    "SweepReport",
+    "TransferPlan",
+    "TransferProgress",
+    "VerifyReport",
+]
 
 
 def __getattr__(name: str) -> Any:

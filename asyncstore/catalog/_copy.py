@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from asyncstore._core.concurrency import for_each
+from asyncstore.catalog._paths import is_marker
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
-    from asyncstore.catalog._lane import Lane
+    from asyncstore.catalog._lane import Passage
     from asyncstore.catalog._paths import Place
+    from asyncstore.catalog._plan import PlannedFile
     from asyncstore.catalog._tally import Tally
-    from asyncstore.objects.base import ObjectMeta
 
 __all__ = ["Copy"]
 
@@ -22,33 +23,28 @@ class Copy:
     Copies objects with their metadata.
 
     Args:
-        lane: the store and its limits.
+        passage: the way to the store.
         target: where the objects go.
-        existing: what is there already, by name; what is the same is not copied again.
         tally: told of each object.
     """
 
-    def __init__(self, lane: Lane, target: Place, *, existing: Mapping[str, ObjectMeta], tally: Tally) -> None:
-        self._lane = lane
+    def __init__(self, passage: Passage, target: Place, tally: Tally) -> None:
+        self._passage = passage
         self._target = target
-        self._existing = existing
         self._tally = tally
-        self._digests: dict[str, str] = {}
+        self.digests: dict[str, str] = {}
+        """Of what is in the target now, by name; failures are in the tally."""
 
-    async def run(self, objects: Mapping[str, ObjectMeta]) -> dict[str, str]:
-        """Copy all objects, by name, and return the digests of those that are in the target now."""
+    async def run(self, files: Sequence[PlannedFile]) -> None:
+        """Copy all objects."""
+        workers = self._passage.lane.workers
+        await for_each(self._move, files, limit=max(1, min(workers, len(files))))
 
-        async def move(name: str) -> None:
-            await self._move(name, objects[name])
-
-        await for_each(move, objects, limit=self._lane.workers)
-        return self._digests
-
-    async def _move(self, name: str, meta: ObjectMeta) -> None:
+    async def _move(self, file: PlannedFile) -> None:
+        name = self._target.full_name(file.name)
         with self._tally.failing(name):
-            digest = await self._lane.digest(meta)
-            there = await self._lane.holds(self._existing.get(name), meta.size_bytes, digest)
-            if not there:
-                await self._lane.copy(meta.key, self._target.key(name))
-            self._digests[name] = digest
-            (self._tally.skip if there else self._tally.done)(name)
+            store = self._passage.lane.store
+            await store.copy(file.source, self._target.key(file.name), transfer=self._passage.copies())
+            if not is_marker(file.name):
+                self.digests[file.name] = file.digest
+            self._tally.done(name)

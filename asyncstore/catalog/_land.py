@@ -1,185 +1,149 @@
 """
 Writing the local side: files that appear whole, under a root that no link leads out of.
 
-Every folder on the way is opened relative to the one above without following links, so a link planted meanwhile makes
-the open fail instead of leading elsewhere. Links that were there before are followed while they stay under the root.
 Every function opens what it needs and closes it again, so a transfer that is cancelled between two calls holds nothing.
-They block; callers run them in threads.
+They block; callers run them in threads. Large files have a module of their own, :mod:`asyncstore.catalog._landing`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
 import os
 import secrets
 import stat
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+import time
+from functools import partial
+from typing import TYPE_CHECKING
 
-from asyncstore._core.files import TEMP_PREFIX
-from asyncstore.catalog._paths import fold
-from asyncstore.catalog._scan import Identity, LocalFile
-from asyncstore.errors import AsyncStoreError, IntegrityError, UnsafePathError
-from asyncstore.objects._errors import from_file_error
+from asyncstore._core.files import (
+    PART_NAME,
+    TEMP_NAME,
+    TEMP_PREFIX,
+    claim,
+    new_temp_name,
+    remove_abandoned,
+    write_all,
+)
+from asyncstore.catalog._folders import NEW_FILE, Folders, parent_of, translated
+from asyncstore.catalog._paths import fold, reserved
+from asyncstore.catalog._scan import LocalFile
+from asyncstore.errors import IntegrityError, UnavailableError, UnsafePathError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["Arrival", "Folders", "Landing", "check_digest", "folds_names", "look", "make_root", "write_files"]
+__all__ = [
+    "Folders",
+    "check_digest",
+    "folds_names",
+    "look",
+    "make_folder",
+    "make_root",
+    "sweep",
+    "write_file",
+]
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPEN_FOLDERS_LIMIT = 64
-_HASH_BLOCK = 1024 * 1024
-
-
-class Folders:
-    """Descriptors of folders under a root (a real path), each opened once, all closed when the block ends."""
-
-    def __init__(self, root: str) -> None:
-        self._root = root
-        self._open: dict[str, int] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def get(self, folder: str, *, make: bool = False) -> int:
-        """
-        Return a descriptor of ``folder`` (relative, without ``/`` at the end, empty for the root).
-
-        Raises:
-            FileNotFoundError: it is not there, and is not to be made.
-            UnsafePathError: a link leads out of the root, or something on the way is not a folder.
-        """
-        if folder not in self._open:
-            if len(self._open) >= _OPEN_FOLDERS_LIMIT:
-                self._close()
-            self._open[folder] = self._walk(folder, make)
-        return self._open[folder]
-
-    def _walk(self, folder: str, make: bool) -> int:
-        try:
-            return _descend(self._root, folder, make)
-        except OSError as error:
-            if error.errno not in {errno.ELOOP, errno.ENOTDIR}:
-                raise
-        real = os.path.realpath(os.path.join(self._root, folder))
-        if not f"{real}/".startswith(f"{self._root.rstrip('/')}/"):
-            raise UnsafePathError(f"{folder!r} is a link that leads out of {self._root!r}, to {real!r}")
-        try:
-            return _descend(self._root, os.path.relpath(real, self._root), make)
-        except NotADirectoryError as error:
-            raise UnsafePathError(f"{folder!r} is not a folder in {self._root!r}, but would have to be one") from error
-
-    def _close(self) -> None:
-        while self._open:
-            os.close(self._open.popitem()[1])
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A small file that has come in whole; ``expected`` is the SHA-256 that it should have, if that is known."""
-
-    name: str
-    data: bytes
-    expected: str
-
-
-@dataclass(frozen=True, slots=True)
-class Landing:
-    """A file on its way to ``name`` under ``root``, under a temp name beside it."""
-
-    root: str
-    name: str
-    temp: str
-
-    @classmethod
-    def of(cls, root: str, name: str) -> Landing:
-        """Choose a temp name; nothing is written yet."""
-        return cls(root, name, f"{TEMP_PREFIX}{secrets.token_hex(8)}")
-
-    def create(self) -> None:
-        """Make the temp file, and the folders above it."""
-        with self._folder(make=True) as folder:
-            os.close(os.open(self.temp, _NEW_FILE, 0o666, dir_fd=folder))
-
-    def write(self, data: bytes, offset: int) -> None:
-        """Write a range."""
-        with self._descriptor(os.O_WRONLY) as descriptor:
-            view = memoryview(data)
-            while view:
-                written = os.pwrite(descriptor, view, offset)
-                view, offset = view[written:], offset + written
-
-    def hash(self, start: int, end: int, digest: hashlib._Hash) -> None:
-        """Feed a range that is written to ``digest``."""
-        with self._descriptor(os.O_RDONLY) as descriptor:
-            for offset in range(start, end, _HASH_BLOCK):
-                digest.update(os.pread(descriptor, min(_HASH_BLOCK, end - offset), offset))
-
-    def commit(self) -> None:
-        """Give the file its name, in place of what had it."""
-        with self._folder() as folder:
-            os.rename(self.temp, _base(self.name), src_dir_fd=folder, dst_dir_fd=folder)
-
-    def discard(self) -> None:
-        """Remove the temp file, if it is there."""
-        with contextlib.suppress(AsyncStoreError, FileNotFoundError), self._folder() as folder:
-            os.unlink(self.temp, dir_fd=folder)
-
-    @contextlib.contextmanager
-    def _folder(self, *, make: bool = False) -> Iterator[int]:
-        with _translated(self.name, self.root), Folders(self.root) as folders:
-            yield folders.get(_parent(self.name), make=make)
-
-    @contextlib.contextmanager
-    def _descriptor(self, flags: int) -> Iterator[int]:
-        with self._folder() as folder:
-            descriptor = os.open(self.temp, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-            try:
-                yield descriptor
-            finally:
-                os.close(descriptor)
+_TAKEN_RETRIES = 20
 
 
 def make_root(folder: str | os.PathLike[str]) -> str:
     """Make a compute data folder if it is missing and return where it really lies."""
-    with _translated(".", os.fspath(folder)):
+    with translated(".", os.fspath(folder)):
         os.makedirs(folder, exist_ok=True)
         return os.path.realpath(folder)
 
 
-def look(root: str, names: Sequence[str]) -> dict[str, LocalFile]:
+def look(root: str, names: Sequence[str], *, clean: bool = True) -> dict[str, LocalFile]:
     """
     Return those of ``names`` that are there as files, before anything is written.
+
+    In the folders where they would lie, what writers that were killed have left of small files is removed, if
+    ``clean``.
 
     Raises:
         UnsafePathError: one is a folder or a special file here, or lies in something that is not a folder or leads out.
     """
+    wanted: dict[str, set[str]] = {}
+    for name in names:
+        folder, _, base = name.rpartition("/")
+        wanted.setdefault(folder, set()).add(base)
     found: dict[str, LocalFile] = {}
+    missing = ""
     with Folders(root) as folders:
-        for name in names:
+        for folder in sorted(wanted):
+            if missing and f"{folder}/".startswith(missing):
+                continue
             # Where this is denied the write is denied, too: that fails the file, and not all of them.
-            with _translated(name, root), contextlib.suppress(FileNotFoundError, PermissionError):
-                status = os.stat(_base(name), dir_fd=folders.get(_parent(name)), follow_symlinks=False)
-                if (file := _target(root, name, status)) is not None:
-                    found[name] = file
+            with translated(folder, root, "read"), contextlib.suppress(PermissionError):
+                try:
+                    descriptor = folders.get(folder)
+                except FileNotFoundError:
+                    missing = f"{_topmost_missing(folders, folder)}/"
+                else:
+                    found |= _look_into(root, folder, descriptor, wanted[folder], clean)
     return found
 
 
-def write_files(root: str, arrivals: Sequence[Arrival]) -> list[str | AsyncStoreError]:
+def write_file(
+    folders: Folders, name: str, data: bytes | memoryview, *, mode: int | None = None, mtime_ns: int | None = None
+) -> None:
     """
-    Verify and write small files, each whole or not at all, and return their digests.
+    Write a small file, whole or not at all, in place of what has its name; folders above it are made.
 
-    One that is not what was put, or cannot be written, gives its error in its place.
+    Args:
+        folders: of the root that ``name`` is relative to.
+        name: of the file.
+        data: all that it is to hold.
+        mode: permission bits, of which none but 0o777 count; by default those that the process gives new files.
+        mtime_ns: time of modification since the epoch, by default now.
+
+    Raises:
+        UnsafePathError: ``name`` is a folder, or a link on the way leads out of the root.
+        AccessDeniedError: the folder cannot be written.
+        UnavailableError: the disk is full, or there are too many open files.
     """
+    folder, _, base = name.rpartition("/")
+    with translated(name, folders.root):
+        for _ in range(_TAKEN_RETRIES):
+            # A sweeper may take the temp file for abandoned before it is locked, and anybody may remove a folder.
+            with contextlib.suppress(FileNotFoundError):
+                if _write(folders.get(folder, make=True), base, data, mode, mtime_ns):
+                    return
+            folders.forget()
+        if not _write(folders.get(folder, make=True), base, data, mode, mtime_ns):
+            raise UnavailableError(
+                f"write {os.path.join(folders.root, name)!r}: temp files are removed as they are made"
+            )
+
+
+def make_folder(root: str, name: str) -> None:
+    """
+    Make a folder, and those above it, if it is not there.
+
+    Raises:
+        UnsafePathError: a file has its name, or a link on the way leads out of the root.
+    """
+    with translated(name, root), Folders(root) as folders:
+        folders.get(name, make=True)
+
+
+def sweep(root: str, older_than_s: float, *, dry_run: bool = False) -> list[str]:
+    """
+    Remove what transfers into ``root`` have left behind, finished by nobody, and return the names.
+
+    ``dry_run`` removes nothing.
+
+    That is temp files and partly downloaded large ones on which nobody works and which were last written so long ago.
+    What cannot be read or removed is left; links and folders that are asyncstore's own are not entered.
+    """
+    older_than_ns = time.time_ns() - int(older_than_s * 1e9)
+    removed = []
     with Folders(root) as folders:
-        return [_write_or_error(folders, root, arrival) for arrival in arrivals]
+        for folder, base in _abandoned(folders):
+            with contextlib.suppress(OSError):
+                if remove_abandoned(base, folders.get(folder), older_than_ns=older_than_ns, dry_run=dry_run):
+                    removed.append(f"{folder}/{base}" if folder else base)
+    return removed
 
 
 def check_digest(name: str, digest: str, expected: str) -> None:
@@ -196,41 +160,59 @@ def check_digest(name: str, digest: str, expected: str) -> None:
 def folds_names(root: str) -> bool:
     """Tell whether the file system takes names for equal that differ in letter case or Unicode composition."""
     name = f"{TEMP_PREFIX}{secrets.token_hex(8)}-É"
-    with Folders(root) as folders, _translated(".", root):
+    with Folders(root) as folders, translated(".", root):
         top = folders.get("")
-        os.close(os.open(name, _NEW_FILE, 0o600, dir_fd=top))
+        os.close(os.open(name, NEW_FILE, 0o600, dir_fd=top))
         try:
             return any(_is_there(other, top) for other in (fold(name), name.replace("É", "E\u0301")))
         finally:
             os.unlink(name, dir_fd=top)
 
 
-def _descend(root: str, folder: str, make: bool) -> int:
-    current = os.open(root, _FOLDER)
-    for part in folder.split("/"):
-        if part in {"", "."}:
-            continue
+def _topmost_missing(folders: Folders, folder: str) -> str:
+    while above := parent_of(folder):
         try:
-            deeper = _open_folder(part, current, make)
-        finally:
-            os.close(current)
-        current = deeper
-    return current
+            folders.get(above)
+        except FileNotFoundError:
+            folder = above
+        else:
+            break
+    return folder
 
 
-def _open_folder(name: str, above: int, make: bool) -> int:
+def _look_into(
+    root: str, folder: str, descriptor: int, bases: set[str], clean: bool
+) -> Iterator[tuple[str, LocalFile]]:
+    seen_ns = time.time_ns()
+    prefix = f"{folder}/" if folder else ""
+    for base, stat_of in _present(descriptor, bases, clean):
+        try:
+            file = _target(root, prefix + base, stat_of(), seen_ns)
+        except (FileNotFoundError, PermissionError):
+            continue
+        if file is not None:
+            yield file.name, file
+
+
+def _present(descriptor: int, bases: set[str], clean: bool) -> Iterator[tuple[str, Callable[[], os.stat_result]]]:
+    """Yield which names a folder has, all that it may have if it cannot be read; ``clean`` what was abandoned."""
     try:
-        return os.open(name, _FOLDER, dir_fd=above)
-    except FileNotFoundError:
-        if not make:
-            raise
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(name, dir_fd=above)
-    return os.open(name, _FOLDER, dir_fd=above)
+        with os.scandir(descriptor) as scanned:
+            entries = list(scanned)
+    except PermissionError:
+        for base in bases:
+            yield base, partial(os.stat, base, dir_fd=descriptor, follow_symlinks=False)
+        return
+    for entry in entries:
+        if entry.name in bases:
+            yield entry.name, partial(entry.stat, follow_symlinks=False)
+        elif clean and entry.name.startswith(TEMP_PREFIX) and TEMP_NAME.fullmatch(entry.name):
+            with contextlib.suppress(OSError):
+                remove_abandoned(entry.name, descriptor)
 
 
-def _target(root: str, name: str, status: os.stat_result) -> LocalFile | None:
-    path = os.path.join(root, name)
+def _target(root: str, name: str, status: os.stat_result, seen_ns: int) -> LocalFile | None:
+    path = f"{root}/{name}" if root != "/" else f"/{name}"
     if stat.S_ISLNK(status.st_mode):
         # Our rename replaces the link, not what it leads to; only if that is under the root, it may do as it is.
         path = os.path.realpath(path)
@@ -240,45 +222,46 @@ def _target(root: str, name: str, status: os.stat_result) -> LocalFile | None:
     if not stat.S_ISREG(status.st_mode):
         kind = "folder" if stat.S_ISDIR(status.st_mode) else "special file"
         raise UnsafePathError(f"{name!r} is a {kind} in {root!r}, so no file can be written there")
-    return LocalFile(name, path, Identity.of(status))
+    return LocalFile.of(name, path, status, seen_ns)
 
 
-def _write_or_error(folders: Folders, root: str, arrival: Arrival) -> str | AsyncStoreError:
-    digest = hashlib.sha256(arrival.data).hexdigest()
+def _write(folder: int, base: str, data: bytes | memoryview, mode: int | None, mtime_ns: int | None) -> bool:
+    """Write a file under a temp name and give it its own; return false if somebody took the temp for abandoned."""
+    temp = new_temp_name()
+    # Nobody may read it under this name who may not under the other.
+    descriptor = os.open(temp, NEW_FILE, 0o666 if mode is None else 0o600, dir_fd=folder)
     try:
-        check_digest(arrival.name, digest, arrival.expected)
-        with _translated(arrival.name, root):
-            _write(folders.get(_parent(arrival.name), make=True), _base(arrival.name), arrival.data)
-    except AsyncStoreError as error:
-        return error
-    return digest
-
-
-def _write(folder: int, base: str, data: bytes) -> None:
-    temp = f"{TEMP_PREFIX}{secrets.token_hex(8)}"
-    descriptor = os.open(temp, _NEW_FILE, 0o666, dir_fd=folder)
-    try:
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
-        finally:
-            os.close(descriptor)
+        # Held until it has its name.
+        if not claim(descriptor):
+            return False
+        write_all(descriptor, data)
+        if mode is not None:
+            os.fchmod(descriptor, mode & 0o777)
+        if mtime_ns is not None:
+            os.utime(descriptor, ns=(mtime_ns, mtime_ns))
         os.rename(temp, base, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temp, dir_fd=folder)
         raise
+    finally:
+        os.close(descriptor)
+    return True
 
 
-@contextlib.contextmanager
-def _translated(name: str, root: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, AsyncStoreError):
-            raise
-        raise from_file_error(error, f"write {os.path.join(root, name)!r}") from error
+def _abandoned(folders: Folders) -> Iterator[tuple[str, str]]:
+    """Yield folder and name of files that look as if they were on their way."""
+    stack = [""]
+    while stack:
+        folder = stack.pop()
+        with contextlib.suppress(OSError, UnsafePathError), os.scandir(folders.get(folder)) as scanned:
+            entries = list(scanned)
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    if not reserved(entry.name):
+                        stack.append(f"{folder}/{entry.name}" if folder else entry.name)
+                elif TEMP_NAME.fullmatch(entry.name) or PART_NAME.fullmatch(entry.name):
+                    yield folder, entry.name
 
 
 def _is_there(name: str, folder: int) -> bool:
@@ -287,11 +270,3 @@ def _is_there(name: str, folder: int) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _parent(name: str) -> str:
-    return name.rpartition("/")[0]
-
-
-def _base(name: str) -> str:
-    return name.rpartition("/")[2]

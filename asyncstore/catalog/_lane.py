@@ -1,69 +1,96 @@
-"""What all transfers of one catalog share: the store, and the limits on requests and bytes in flight."""
+"""What all transfers of one catalog share: the store, the limits on what is in flight, and what is remembered of it."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import re
+import os
+import resource
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
-from asyncstore._core.concurrency import ByteBudget
+from asyncstore._core.concurrency import for_each
+from asyncstore._core.retry import RetryPolicy, retrying
 from asyncstore._core.threads import in_thread
+from asyncstore._core.traffic import Charge, Crowd, Rate, Window, charge_down, charge_up, process_budget
+from asyncstore.catalog._metadata import stored_digest
 from asyncstore.catalog._plan import MIB, ranges
-from asyncstore.errors import ConflictError, NotFoundError
+from asyncstore.errors import AsyncStoreError, ConflictError, NotFoundError, UnavailableError
+from asyncstore.objects.base import Transfer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
     from pathlib import Path
 
-    from asyncstore.objects.base import ObjectMeta, ObjectStore
+    from asyncstore.catalog._known import Known
+    from asyncstore.objects.base import BlockingObjects, ObjectMeta, ObjectStore
 
-__all__ = ["DIGEST_KEY", "Lane", "stored_digest"]
+__all__ = ["PATIENCE", "Lane", "Passage", "fitting_workers"]
 
-DIGEST_KEY = "sha256"
-"""Metadata key of an object's SHA-256."""
+R = TypeVar("R")
+
+PATIENCE = RetryPolicy(deadline_s=60.0)
+"""How long a small object's requests are tried again."""
+
+STREAM_BYTES = 3 * MIB
+"""What a request that is streamed holds: a block in the thread, one in the connection, and what the reader lags."""
 
 _REPLACED_RETRIES = 5
 """How often an object that is replaced while it is hashed is looked at again."""
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+_DESCRIPTORS = 6
+"""A worker's connection, file, and the folders that it has open."""
+
+_OTHER_DESCRIPTORS = 40
+_LEAST_WORKERS = 2
+
+_HEADS = 32
+"""Objects that are described in one hop to a thread."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """An object store, used by at most ``workers`` requests and ``memory_mb`` MiB at a time; make it on the loop."""
+    """
+    An object store, used by at most ``workers`` requests at a time and fewer if it asks for that.
+
+    Args:
+        store: the store.
+        workers: most requests in flight.
+        known: remembers digests between calls and processes; ``None`` remembers nothing.
+        place: tells this storage from others in what is remembered.
+        journals: where unfinished uploads are remembered.
+    """
 
     store: ObjectStore
     workers: int
-    memory_mb: int
-    budget: ByteBudget = field(init=False)
-    _slots: asyncio.Semaphore = field(init=False)
+    known: Known | None = None
+    place: str = ""
+    journals: Path | None = None
+    window: Window = field(init=False)
+    crowd: Crowd = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "budget", ByteBudget(self.memory_mb * MIB))
-        object.__setattr__(self, "_slots", asyncio.Semaphore(self.workers))
+        object.__setattr__(self, "window", Window(self.workers))
+        object.__setattr__(self, "crowd", Crowd(self.workers))
 
-    async def put(self, key: str, data: bytes, digest: str) -> None:
-        """Write an object and its digest."""
-        async with self._slots:
-            await self.store.put(key, data, metadata={DIGEST_KEY: digest})
-
-    async def put_file(self, key: str, path: Path, digest: str, verify: Callable[[], None]) -> None:
-        """Write a file and its digest, unless ``verify`` raises when all of it has been read."""
-        async with self._slots:
-            await self.store.put_file(key, path, metadata={DIGEST_KEY: digest}, verify=verify)
-
-    async def get(
-        self, key: str, *, byte_range: tuple[int, int] | None = None, etag: str = ""
-    ) -> tuple[ObjectMeta, bytes]:
-        """Read an object, or a range of it."""
-        async with self._slots:
-            return await self.store.get(key, byte_range=byte_range, etag=etag)
+    @asynccontextmanager
+    async def request(self, charge: Charge, *, on_retry: Callable[[], None] | None = None) -> AsyncIterator[None]:
+        """Make a request, or several one after another, within the block; what it raises tells the window."""
+        async with self.window.request() as number, process_budget().claim(charge):
+            try:
+                yield
+            except UnavailableError as error:
+                if error.throttled:
+                    self.window.refused(number)
+                if on_retry is not None:
+                    on_retry()
+                raise
+            self.window.served()
 
     async def head(self, key: str) -> ObjectMeta:
         """Describe an object."""
-        async with self._slots:
+        async with self.request(charge_down(0)):
             return await self.store.head(key)
 
     async def head_or_none(self, key: str) -> ObjectMeta | None:
@@ -73,58 +100,192 @@ class Lane:
         except NotFoundError:
             return None
 
-    async def copy(self, source: str, target: str) -> None:
-        """Copy an object inside the storage."""
-        async with self._slots:
-            await self.store.copy(source, target)
+    async def heads(self, keys: Sequence[str]) -> dict[str, ObjectMeta]:
+        """Describe those of many objects that are there."""
+        found: dict[str, ObjectMeta] = {}
 
-    async def digest(self, meta: ObjectMeta) -> str:
+        async def ask(batch: Sequence[str]) -> None:
+            async with self.crowd.place(), self.request(charge_down(0)):
+                outcomes = await self.store.together(partial(_heads, batch))
+            for key, outcome in zip(batch, outcomes, strict=True):
+                if isinstance(outcome, AsyncStoreError):
+                    retried = await retrying(partial(self.head_or_none, key), PATIENCE)
+                    if retried is not None:
+                        found[key] = retried
+                elif outcome is not None:
+                    found[key] = outcome
+
+        portions = [keys[start : start + _HEADS] for start in range(0, len(keys), _HEADS)]
+        if portions:
+            await for_each(ask, portions, limit=min(self.workers, len(portions)))
+        return found
+
+    async def digests(self, metas: Iterable[ObjectMeta], *, compute: bool = True) -> dict[str, str]:
         """
-        Return an object's SHA-256: what its metadata says, or else (a folder, another tool's object) of its bytes.
+        Return the SHA-256 of objects by key, without those that are gone or that others are replacing.
 
-        Raises:
-            NotFoundError: the object is not there any more.
-            ConflictError: it was replaced each time that it was looked at.
+        It is what is remembered of the very version, or else what the metadata says, or else (a folder, another tool's
+        object, and only if ``compute``) that of the bytes.
         """
-        for _ in range(_REPLACED_RETRIES):
-            try:
-                return await self._digest_once(meta)
-            except ConflictError:
-                meta = await self.head(meta.key)
-        return await self._digest_once(meta)
+        found, rest = await in_thread(self._at_hand, list(metas))
+        if not rest:
+            return found
+        described = await self.heads([meta.key for meta in rest if not meta.metadata])
+        news = [(meta, stored_digest(meta)) for meta in described.values()]
+        if compute:
+            foreign = [described.get(meta.key, meta) for meta in rest]
+            there = [meta for meta in foreign if meta.metadata or meta.key in described]
+            news += await self._computed_all([meta for meta in there if not stored_digest(meta)])
+        news = [(meta, digest) for meta, digest in news if digest]
+        await self.remember((meta.key, meta.etag, meta.size_bytes, digest) for meta, digest in news)
+        return found | {meta.key: digest for meta, digest in news}
 
-    async def digest_or_none(self, meta: ObjectMeta) -> str | None:
-        """Return an object's SHA-256 (see :meth:`digest`), ``None`` if it is not there any more."""
-        try:
-            return await self.digest(meta)
-        except NotFoundError:
-            return None
+    def _at_hand(self, metas: Sequence[ObjectMeta]) -> tuple[dict[str, str], list[ObjectMeta]]:
+        """Return the digests that need no request, by key, and what is left; reads the cache."""
+        found = {meta.key: digest for meta in metas if meta.metadata and (digest := stored_digest(meta))}
+        asked = [meta for meta in metas if meta.key not in found] if found else metas
+        if asked and self.known is not None:
+            keys = [meta.key for meta in asked]
+            prefix = os.path.commonprefix([min(keys), max(keys)])  # noqa: RUF071 - of strings, not of paths
+            found |= self.known.digests_at(self.place, asked, prefix)
+        return found, [meta for meta in asked if meta.key not in found]
 
-    async def holds(self, meta: ObjectMeta | None, size_bytes: int, digest: str) -> bool:
-        """Tell whether an object is there and has that size and SHA-256; one that others replace has not."""
-        if meta is None or meta.size_bytes != size_bytes:
-            return False
-        try:
-            return await self._digest_once(meta) == digest
-        except (ConflictError, NotFoundError):
-            return False
+    async def remember(self, objects: Iterable[tuple[str, str, int, str]]) -> None:
+        """Remember digests of objects: key, ETag, size in bytes, SHA-256."""
+        listed = [one for one in objects if one[1]]
+        if self.known is not None and listed:
+            await in_thread(self.known.remember_objects, self.place, listed)
 
-    async def _digest_once(self, meta: ObjectMeta) -> str:
-        if not meta.metadata:
-            meta = await self.head(meta.key)
-        return stored_digest(meta) or await self._computed(meta)
+    async def _computed_all(self, metas: Sequence[ObjectMeta]) -> list[tuple[ObjectMeta, str]]:
+        found: list[tuple[ObjectMeta, str]] = []
+
+        async def compute(meta: ObjectMeta) -> None:
+            for _ in range(_REPLACED_RETRIES):
+                try:
+                    found.append((meta, await self._computed(meta)))
+                except ConflictError:
+                    again = await self.head_or_none(meta.key)
+                    if again is None:
+                        return
+                    meta = again
+                except NotFoundError:
+                    return
+                else:
+                    return
+
+        if metas:
+            await for_each(compute, metas, limit=min(self.workers, len(metas)))
+        return found
 
     async def _computed(self, meta: ObjectMeta) -> str:
         digest = hashlib.sha256()
-        # Small ranges and no claim on the budget: the caller may hold some of it already.
-        for start, end in ranges(meta.size_bytes, MIB):
-            whole = meta.size_bytes <= MIB
-            _, data = await self.get(meta.key, byte_range=None if whole else (start, end), etag=meta.etag)
-            await in_thread(digest.update, data)
+        for start, end in ranges(meta.size_bytes):
+            if meta.size_bytes <= MIB:
+                async with self.request(charge_down(meta.size_bytes, meta.size_bytes)):
+                    _, data = await self.store.get(meta.key, etag=meta.etag)
+                await in_thread(digest.update, data)
+            else:
+                transfer = Transfer(lambda size: self.request(charge_down(size, STREAM_BYTES)))
+                await self.store.read_into(
+                    meta.key, (start, end), lambda block, _: digest.update(block), etag=meta.etag, transfer=transfer
+                )
         return digest.hexdigest()
 
 
-def stored_digest(meta: ObjectMeta) -> str:
-    """Return the SHA-256 that an object's metadata holds, nothing if there is none."""
-    found = meta.metadata.get(DIGEST_KEY, "")
-    return found if _DIGEST.fullmatch(found) else ""
+class Passage:
+    """
+    One transfer's way through a lane: its rate, and who is told of attempts that failed.
+
+    Args:
+        lane: what it goes through.
+        bytes_s: most bytes a second, ``None`` for no limit.
+        on_retry: called for each attempt that failed and is made again.
+    """
+
+    def __init__(self, lane: Lane, *, bytes_s: float | None, on_retry: Callable[[], None]) -> None:
+        self.lane = lane
+        self._rate = Rate(bytes_s)
+        self._on_retry = on_retry
+
+    def uploads(self, advanced: Callable[[int], None], *, limit: int) -> Transfer:
+        """Return how the parts of a large upload go."""
+        return Transfer(self._admit_up, advanced, min(limit, self.lane.workers), self.lane.journals)
+
+    def downloads(self) -> Transfer:
+        """Return how the ranges of a large download go."""
+        return Transfer(self._admit_down)
+
+    def copies(self) -> Transfer:
+        """Return how the requests of a copy inside the storage go; none of them moves a payload."""
+        return Transfer(lambda _: self.lane.request(charge_up(0), on_retry=self._on_retry), limit=self.lane.workers)
+
+    async def together(
+        self, work: Callable[[BlockingObjects], R], charge: Charge, payload_bytes: int, *, writes: Sequence[str] = ()
+    ) -> R:
+        """Do blocking work with many small objects; see :meth:`ObjectStore.together`."""
+        async with self.lane.crowd.place(), self.lane.request(charge, on_retry=self._on_retry):
+            await self._rate.take(payload_bytes)
+            return await self.lane.store.together(work, writes=writes)
+
+    async def patiently(self, attempt: Callable[[], Awaitable[R]]) -> R:
+        """Make one small object's request until it succeeds or there is no hope."""
+        self._on_retry()
+        return await retrying(attempt, PATIENCE)
+
+    @asynccontextmanager
+    async def alone(self, charge: Charge, payload_bytes: int) -> AsyncIterator[Transfer]:
+        """
+        Hold one request's place while something is made ready and moved, by one request after another.
+
+        Gives how these go, which take no more of the limits.
+        """
+        async with self.lane.request(charge, on_retry=self._on_retry):
+            await self._rate.take(payload_bytes)
+            yield Transfer(self._admit_next, limit=1)
+
+    def throttled(self) -> None:
+        """Note that the storage wanted fewer requests, where that is no error of the whole call."""
+        self.lane.window.refused(self.lane.window.begun)
+
+    @asynccontextmanager
+    async def _admit_next(self, _: int) -> AsyncIterator[None]:
+        try:
+            yield
+        except UnavailableError as error:
+            if error.throttled:
+                self.throttled()
+            self._on_retry()
+            raise
+
+    @asynccontextmanager
+    async def _admit_up(self, size_bytes: int) -> AsyncIterator[None]:
+        async with self.lane.request(charge_up(size_bytes, STREAM_BYTES), on_retry=self._on_retry):
+            await self._rate.take(size_bytes)
+            yield
+
+    @asynccontextmanager
+    async def _admit_down(self, size_bytes: int) -> AsyncIterator[None]:
+        async with self.lane.request(charge_down(size_bytes, STREAM_BYTES), on_retry=self._on_retry):
+            await self._rate.take(size_bytes)
+            yield
+
+
+def fitting_workers(wanted: int) -> int:
+    """Return how many of ``wanted`` requests the process has descriptors for."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    return max(_LEAST_WORKERS, min(wanted, (soft - _OTHER_DESCRIPTORS) // _DESCRIPTORS))
+
+
+def _heads(keys: Sequence[str], objects: BlockingObjects) -> list[ObjectMeta | AsyncStoreError | None]:
+    return [_head(key, objects) for key in keys]
+
+
+def _head(key: str, objects: BlockingObjects) -> ObjectMeta | AsyncStoreError | None:
+    try:
+        return objects.head(key)
+    except NotFoundError:
+        return None
+    except UnavailableError as error:
+        return error

@@ -30,13 +30,19 @@ __all__ = [
     "clashes",
     "compute_folder",
     "fold",
+    "folder_of",
+    "is_marker",
+    "marker",
     "normal_prefix",
+    "refusals",
     "reserved",
     "why_unsafe",
 ]
 
 RESERVED = ".asyncstore"
 """A file or folder called so, at any level, is asyncstore's own (a run log may live there): it is no data of a run."""
+
+_MARKER_END = f"/{RESERVED}"
 
 SEGMENT_LIMIT_BYTES = 255
 """Most bytes of a file name on common file systems."""
@@ -46,6 +52,8 @@ KEY_LIMIT_BYTES = 1024
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DRIVE = re.compile(r"[A-Za-z]:")
+_PLAIN = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_. -]{0,200}/)*[A-Za-z0-9_][A-Za-z0-9_. -]{0,200}")
+"""Names of which nothing needs to be looked at more closely."""
 _SHOWN = 5
 
 
@@ -129,23 +137,49 @@ class Place:
         return key[len(self.root) :]
 
 
+def refusals(names: Iterable[str], place: Place) -> dict[str, str]:
+    """
+    Return which names are refused and why.
+
+    Such are names that would leave their folder, that no file system can hold, or that cannot be beside another one.
+    """
+    listed = list(names)
+    room = KEY_LIMIT_BYTES - len(place.root.encode())
+    problems = {name: reason for name in listed if (reason := _why_refused(name, room))}
+    problems |= {one: f"would be both a file and a folder of {other!r}" for one, other in clashes(listed)}
+    return problems
+
+
 def check_names(names: Iterable[str], place: Place) -> None:
     """
-    Refuse names that would leave their folder, that no file system can hold, or that cannot be beside each other.
+    Refuse what :func:`refusals` tells of.
 
     Raises:
         UnsafePathError: naming the first few and why; it is raised before the first byte moves.
     """
-    listed = list(names)
-    problems = [f"{name!r} {reason}" for name in listed if (reason := why_unsafe(name) or _too_long(place.key(name)))]
-    problems += [f"{one!r} would be both a file and a folder of {other!r}" for one, other in clashes(listed)]
+    problems = [f"{name!r} {reason}" for name, reason in refusals(names, place).items()]
     if problems:
         raise UnsafePathError(_some(problems))
 
 
+def marker(folder: str) -> str:
+    """Return the name of the empty object that stands for an empty folder."""
+    return f"{folder}/{RESERVED}"
+
+
+def is_marker(name: str) -> bool:
+    """Tell whether a name stands for an empty folder."""
+    return name.endswith(_MARKER_END) and not reserved(name[: -len(_MARKER_END)])
+
+
+def folder_of(name: str) -> str:
+    """Return the folder that a name lies in, empty if that is the top."""
+    return name.rpartition("/")[0]
+
+
 def reserved(name: str) -> bool:
     """Tell whether a name is, or lies in, what is asyncstore's own (:data:`RESERVED`) to some file system."""
-    return RESERVED in name.casefold().split("/")
+    return "." in name and RESERVED in name.casefold().split("/")
 
 
 def why_unsafe(name: str) -> str:
@@ -196,9 +230,13 @@ def _why_unsafe_segment(segment: str) -> str:
     return ""
 
 
-def _too_long(key: str) -> str:
-    size = len(key.encode())
-    return f"makes a key of {size} bytes, over the limit of {KEY_LIMIT_BYTES}" if size > KEY_LIMIT_BYTES else ""
+def _why_refused(name: str, room: int) -> str:
+    if len(name) <= room and _PLAIN.fullmatch(name):
+        return ""
+    reason = why_unsafe(name)
+    if not reason and (more := len(name.encode()) - room) > 0:
+        return f"makes a key of {KEY_LIMIT_BYTES + more} bytes, over the limit of {KEY_LIMIT_BYTES}"
+    return reason
 
 
 def _some(problems: list[str]) -> str:

@@ -139,6 +139,12 @@ class Matcher:
             return False
         return any(pattern.enters(folder) for pattern in self.patterns)
 
+    def means_folder(self, folder: str) -> bool:
+        """Tell whether a folder itself is meant: everything that it may hold is."""
+        if any(pattern.covers(folder) for pattern in self.excluded):
+            return False
+        return any(pattern.covers(folder) for pattern in self.patterns)
+
     def unmatched(self, names: Sequence[str]) -> list[str]:
         """Return the patterns that match none of ``names``."""
         return [pattern.text for pattern in self.patterns if not any(map(pattern.matches, names))]

@@ -1,24 +1,163 @@
-"""What to move in which portions. Pure."""
+"""What to move, and in which portions. Pure: plans are made of what is known of both sides, and run by executors."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar
+import heapq
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, get_args
+
+from asyncstore.catalog._scan import Identity
+from asyncstore.errors import InvalidValueError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["BATCH_FILES", "RANGE_BYTES", "SMALL_BYTES", "batches", "ranges"]
+__all__ = [
+    "Action",
+    "Kind",
+    "Layout",
+    "PlannedFile",
+    "TransferPlan",
+    "batches",
+    "ranges",
+]
 
 MIB = 1024 * 1024
 
-SMALL_BYTES = 8 * MIB
-"""Files up to this size go whole, in one request."""
+SMALL_BYTES = MIB
+"""Files up to this size go whole, many in one hop to a thread."""
 
 RANGE_BYTES = 8 * MIB
 """How much of a large object one request reads."""
 
 BATCH_FILES = 32
 BATCH_BYTES = 4 * MIB
+
+Action: TypeAlias = Literal["upload", "download", "copy", "skip", "refuse"]
+ACTIONS: tuple[Action, ...] = get_args(Action)
+Kind: TypeAlias = Literal["put", "get", "sync"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Layout: TypeAlias = Literal["plain", "packed"]
+
+
+class PlannedFile(NamedTuple):
+    """One file and what is to become of it."""
+
+    name: str
+    """Relative to the compute data folder, or, between runs, to the run; an empty folder's ends in its marker."""
+    action: Action
+    size_bytes: int
+    reason: str
+    """Why, in a few words."""
+    digest: str = ""
+    """SHA-256 in hex, where it is known already."""
+    source: str = ""
+    """Key of the object that is downloaded or copied."""
+    etag: str = ""
+    """Of that object."""
+    path: str = ""
+    """Where the file to upload really lies."""
+    identity: Identity | None = None
+    """What that file was when the plan was made; it must still be so."""
+    mode: int | None = None
+    """Permission bits of that file."""
+    seen_ns: int = 0
+    """When that file was looked at, in nanoseconds since the epoch."""
+    pack: str = ""
+    """Key of the pack that the file is downloaded or copied out of; of one without bytes, of the index."""
+    offset: int = 0
+    """Where it begins in that pack."""
+    mtime_ns: int | None = None
+    """When the file in that pack was modified, in nanoseconds since the epoch."""
+    plain: bool = False
+    """Whether it becomes an object of its own also where it might be packed."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransferPlan:
+    """
+    What a transfer will do, file by file: made by ``dry_run=True``, done by :meth:`Catalog.run`.
+
+    It holds plain values only, so it can be pickled, sent elsewhere as JSON, and split among processes or machines
+    that see the same files.
+    """
+
+    kind: Kind
+    run_id: str
+    folder: str
+    """Key part of the compute data folder, empty or ending in ``/``."""
+    local: str
+    """Where the compute data folder really lies; empty between runs."""
+    where: str
+    """What the files are moved to or from, for people."""
+    files: tuple[PlannedFile, ...]
+    """By name."""
+    layout: Layout = "plain"
+    """How small files are stored that are uploaded."""
+
+    @property
+    def moved_bytes(self) -> int:
+        """How many bytes are to be uploaded, downloaded or copied."""
+        return sum(file.size_bytes for file in self.files if file.action not in {"skip", "refuse"})
+
+    def by_action(self) -> dict[Action, list[PlannedFile]]:
+        """Return the files of each action."""
+        found: dict[Action, list[PlannedFile]] = {action: [] for action in ACTIONS}
+        for file in self.files:
+            found[file.action].append(file)
+        return found
+
+    def counts(self) -> dict[Action, int]:
+        """Return how many files each action has that has any."""
+        return {action: len(files) for action, files in self.by_action().items() if files}
+
+    def split(self, parts: int) -> list[TransferPlan]:
+        """
+        Cut the plan into at most ``parts`` plans of about as many bytes each, none of them empty.
+
+        Raises:
+            InvalidValueError: ``parts`` is not positive.
+        """
+        if parts < 1:
+            raise InvalidValueError(f"a plan cannot be split into {parts} parts")
+        shares: list[list[PlannedFile]] = [[] for _ in range(min(parts, max(1, len(self.files))))]
+        loads = [(0, index) for index in range(len(shares))]
+        for file in sorted(self.files, key=lambda file: -file.size_bytes):
+            load, least = loads[0]
+            shares[least].append(file)
+            # A request costs something, too, however small the file.
+            heapq.heapreplace(loads, (load + file.size_bytes + RANGE_BYTES // 64, least))
+        return [replace(self, files=tuple(sorted(share, key=lambda file: file.name))) for share in shares]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON values, for :meth:`from_json`."""
+        return {
+            "kind": self.kind,
+            "run_id": self.run_id,
+            "folder": self.folder,
+            "local": self.local,
+            "where": self.where,
+            "layout": self.layout,
+            "files": [_file_to_json(file) for file in self.files],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> TransferPlan:
+        """
+        Return the plan that :meth:`to_json` made ``value`` of.
+
+        Raises:
+            InvalidValueError: it is none.
+        """
+        try:
+            files = tuple(_file_from_json(file) for file in value["files"])
+            plan = cls(**{**value, "files": files})
+        except (KeyError, TypeError) as error:
+            raise InvalidValueError(f"this is no plan of a transfer: {error}") from error
+        unknown = {file.action for file in files} - set(ACTIONS)
+        if unknown or plan.kind not in KINDS:
+            raise InvalidValueError(f"this is no plan of a transfer: {', '.join(sorted(unknown)) or plan.kind}?")
+        return plan
 
 
 class Sized(Protocol):
@@ -55,3 +194,14 @@ def batches(items: Sequence[S], *, workers: int) -> Iterator[list[S]]:
 def ranges(size_bytes: int, step: int = RANGE_BYTES) -> list[tuple[int, int]]:
     """Cut a size into ranges (start, end exclusive) of ``step`` bytes; nothing is one empty range."""
     return [(start, min(start + step, size_bytes)) for start in range(0, max(size_bytes, 1), step)]
+
+
+def _file_to_json(file: PlannedFile) -> dict[str, Any]:
+    value = file._asdict()
+    value["identity"] = None if file.identity is None else list(file.identity)
+    return value
+
+
+def _file_from_json(value: Mapping[str, Any]) -> PlannedFile:
+    identity = value["identity"]
+    return PlannedFile(**{**value, "identity": None if identity is None else Identity(*identity)})

@@ -7,28 +7,45 @@ The functions here block; callers run them in threads.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
-import re
 import stat
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from asyncstore._core.files import TEMP_PREFIX
+from asyncstore._core.files import PART_NAME, TEMP_NAME
 from asyncstore.catalog._paths import reserved
-from asyncstore.catalog._plan import MIB
 from asyncstore.errors import AsyncStoreError, IntegrityError, NotFoundError, UnsafePathError
 from asyncstore.objects._errors import from_file_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from asyncstore.catalog._patterns import Matcher
 
-__all__ = ["Content", "Identity", "LocalFile", "check_unchanged", "hash_range", "read_files", "real_folder", "walk"]
+__all__ = [
+    "RACY_NS",
+    "EmptyFolder",
+    "Identity",
+    "LocalFile",
+    "changed",
+    "opened",
+    "read_file",
+    "real_folder",
+    "walk",
+]
 
-_TEMP = re.compile(re.escape(TEMP_PREFIX) + r"[0-9a-f]{16}")
-_HASH_BLOCK = MIB
+RACY_NS = 2_000_000_000
+"""A file that was modified in so many nanoseconds before it was looked at may change again without showing it: the
+coarsest clock of common file systems (FAT) ticks so."""
+
+_PERMISSIONS = 0o777
+_KIND = 0o170000
+
+_REPLACED = {errno.ELOOP, errno.ENOTDIR, errno.ENXIO}
+"""What opening a regular file cannot lead to: a link, a file or a socket has come in between."""
 
 
 class Identity(NamedTuple):
@@ -38,33 +55,50 @@ class Identity(NamedTuple):
     inode: int
     size_bytes: int
     mtime_ns: int
+    ctime_ns: int
 
     @classmethod
     def of(cls, status: os.stat_result) -> Identity:
         """Take it from what ``stat`` says."""
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        return tuple.__new__(
+            cls, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        )
+
+    def racy(self, at_ns: int) -> bool:
+        """Tell whether its contents may have changed after ``at_ns`` (since the epoch) with this identity the same."""
+        settled_ns = at_ns - RACY_NS
+        return self.mtime_ns > settled_ns or self.ctime_ns > settled_ns
 
 
-@dataclass(frozen=True, slots=True)
-class LocalFile:
-    """A regular file as it was seen; ``path`` has no links in it."""
+class LocalFile(NamedTuple):
+    """A regular file as it was seen."""
 
     name: str
+    """Relative to the compute data folder."""
     path: str
+    """Without links."""
     identity: Identity
+    mode: int
+    """Its permission bits, without setuid, setgid and sticky."""
+    seen_ns: int = 0
+    """When it was seen or a moment before, since the epoch; 0 if that is not known."""
 
     @property
     def size_bytes(self) -> int:
         """How many bytes it has."""
         return self.identity.size_bytes
 
+    @classmethod
+    def of(cls, name: str, path: str, status: os.stat_result, seen_ns: int) -> LocalFile:
+        """Take it from what ``stat`` says."""
+        return tuple.__new__(cls, (name, path, Identity.of(status), status.st_mode & _PERMISSIONS, seen_ns))
 
-@dataclass(frozen=True, slots=True)
-class Content:
-    """A file's bytes and their SHA-256 in hex."""
 
-    data: bytes
-    digest: str
+class EmptyFolder(NamedTuple):
+    """A folder that holds nothing."""
+
+    name: str
+    """Relative to the compute data folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +108,8 @@ class _Folder:
     path: str
     above: frozenset[tuple[int, int]]
     """Device and inode of this folder and those above it: a link to one of them would lead in a circle."""
+    whole: bool
+    """Whether all that it holds is meant, at any depth."""
 
 
 def real_folder(folder: str | os.PathLike[str]) -> str:
@@ -92,83 +128,157 @@ def real_folder(folder: str | os.PathLike[str]) -> str:
     return os.path.realpath(folder)
 
 
-def walk(root: str, matcher: Matcher, *, leave_out: str = "") -> Iterator[LocalFile]:
+def walk(root: str, matcher: Matcher, *, leave_out: str = "") -> Iterator[LocalFile | EmptyFolder]:
     """
     Yield the files under ``root`` (a real path) that are meant, and look only into folders that can hold such.
 
-    Links are followed within ``root``. The folder ``leave_out`` (a real path), what is asyncstore's own and files on
-    their way are left out.
+    A folder that holds nothing is yielded, too, where a pattern means all that a folder holds. Links are followed
+    within ``root``. The folder ``leave_out`` (a real path), what is asyncstore's own and files on their way are left
+    out.
 
     Raises:
         UnsafePathError: what is meant is a FIFO, socket or device, or a link that leads out of ``root``, in a circle or
             nowhere.
         AccessDeniedError: a folder cannot be read.
     """
-    stack = [_Folder("", root, frozenset({_node(root)}))]
+    matches = _test_of(matcher)
+    stack = [_Folder("", root, frozenset({_node(root)}), _all_meant(matcher, ""))]
     while stack:
         folder = stack.pop()
-        for entry in _entries(folder.path):
-            found = _look(root, folder, entry, matcher)
-            if isinstance(found, LocalFile):
-                yield found
-            elif found is not None and found.path != leave_out:
-                stack.append(found)
+        entries = _entries(folder.path)
+        if entries:
+            for found in _look(root, folder, entries, matcher, matches):
+                if type(found) is LocalFile:
+                    yield found
+                elif isinstance(found, _Folder) and found.path != leave_out:
+                    stack.append(found)
+        elif entries is not None and any(
+            pattern.covers(folder.name[:-1]) for pattern in matcher.patterns if folder.name
+        ):
+            yield EmptyFolder(folder.name[:-1])
 
 
-def read_files(files: Sequence[LocalFile]) -> list[Content | AsyncStoreError]:
-    """Read and hash small files; one that cannot be read, or changed meanwhile, gives its error in its place."""
-    return [_read_or_error(file) for file in files]
-
-
-def hash_range(file: LocalFile, start: int, end: int, digest: hashlib._Hash) -> None:
+def read_file(file: LocalFile) -> tuple[bytes, str]:
     """
-    Feed a part of a file to ``digest``.
+    Return the bytes of a small file and their SHA-256 in hex.
+
+    Raises:
+        IntegrityError: the file is not the one that was seen, or changed while it was read.
+        NotFoundError: it is gone.
+        AccessDeniedError: it cannot be read.
+    """
+    path, identity = file.path, file.identity
+    size_bytes = identity.size_bytes
+    try:
+        descriptor = os.open(path, _READ)
+        try:
+            # First of all: to read what has come in its place, a FIFO or a device, may have effects.
+            _check(file, descriptor)
+            data = os.read(descriptor, size_bytes + 1)
+            while 0 < len(data) < size_bytes and (more := os.read(descriptor, size_bytes + 1 - len(data))):
+                data += more
+            _check(file, descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _from_reading(error, file) from error
+    if len(data) != size_bytes:
+        raise changed(file)
+    return data, hashlib.sha256(data).hexdigest()
+
+
+@contextlib.contextmanager
+def opened(file: LocalFile) -> Iterator[int]:
+    """
+    Give a descriptor of the very file that was seen; it must still be so at the end.
 
     Raises:
         IntegrityError: the file is not the one that was seen, or has changed.
+        NotFoundError: it is gone.
     """
-    with _opened(file) as descriptor:
-        while start < end:
-            block = os.pread(descriptor, min(_HASH_BLOCK, end - start), start)
-            if not block:
-                raise _changed(file)
-            digest.update(block)
-            start += len(block)
+    try:
+        descriptor = os.open(file.path, _READ)
+        try:
+            _check(file, descriptor)
+            yield descriptor
+            _check(file, descriptor)
+        finally:
+            os.close(descriptor)
+    except AsyncStoreError:
+        raise
+    except OSError as error:
+        raise _from_reading(error, file) from error
 
 
-def check_unchanged(file: LocalFile) -> None:
-    """Raise :class:`IntegrityError` if a file is not the one that was seen, or has changed."""
-    with _opened(file):
-        pass
+def changed(file: LocalFile) -> IntegrityError:
+    """Return the error for a file that is not as it was seen."""
+    return IntegrityError(f"{file.path!r} changed while it was read: put it when its writer is done")
 
 
-def _entries(folder: str) -> list[os.DirEntry[str]]:
+def _test_of(matcher: Matcher) -> Callable[[str], object]:
+    """Return what :meth:`Matcher.matches` does, faster for the patterns that most transfers have."""
+    if len(matcher.patterns) == 1 and not matcher.excluded:
+        return matcher.patterns[0].regex.fullmatch
+    return matcher.matches
+
+
+def _all_meant(matcher: Matcher, folder: str) -> bool:
+    """Tell whether everything in a folder (the top is empty) is sure to be meant, at any depth."""
+    if not folder:
+        return not matcher.excluded and any(set(pattern.segments) == {"**"} for pattern in matcher.patterns)
+    if any(pattern.enters(folder) for pattern in matcher.excluded):
+        return False
+    return any(pattern.covers(folder) for pattern in matcher.patterns)
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]] | None:
+    """Return what a folder holds, ``None`` if it has vanished."""
     try:
         with os.scandir(folder) as entries:
             return list(entries)
     except FileNotFoundError:
-        return []
+        return None
     except OSError as error:
         raise from_file_error(error, f"read folder {folder!r}") from error
 
 
-def _look(root: str, folder: _Folder, entry: os.DirEntry[str], matcher: Matcher) -> LocalFile | _Folder | None:
-    """Return what an entry is, ``None`` if it is not meant or has vanished."""
-    if reserved(entry.name) or _TEMP.fullmatch(entry.name):
-        return None
-    name = folder.name + entry.name
-    path: str | None = os.path.join(folder.path, entry.name)
-    if entry.is_symlink():
-        path = _followed(root, name, entry.path, matcher)
-    if path is None:
-        return None
-    try:
-        status = os.lstat(path)
-    except FileNotFoundError:
-        return None
-    if stat.S_ISDIR(status.st_mode):
-        return _deeper(folder, name, path, status) if matcher.enters(name) else None
-    return LocalFile(name, path, _regular(status, name)) if matcher.matches(name) else None
+def _look(
+    root: str,
+    folder: _Folder,
+    entries: Sequence[os.DirEntry[str]],
+    matcher: Matcher,
+    matches: Callable[[str], object],
+) -> Iterator[LocalFile | _Folder]:
+    """Yield what is meant of a folder's entries, and the folders to look into; what has vanished is left out."""
+    seen_ns = time.time_ns()
+    for entry in entries:
+        base = entry.name
+        if base[0] == "." and _is_own(base):
+            continue
+        name, path = folder.name + base, entry.path
+        try:
+            if entry.is_symlink():
+                real = _followed(root, name, path, matcher)
+                if real is None:
+                    continue
+                path, status = real, os.lstat(real)
+            else:
+                status = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise from_file_error(error, f"read {path!r}") from error
+        if status.st_mode & _KIND == stat.S_IFDIR:
+            if matcher.enters(name):
+                yield _deeper(folder, name, path, status, matcher)
+        elif folder.whole or matches(name):
+            if status.st_mode & _KIND != stat.S_IFREG:
+                raise UnsafePathError(f"{name!r} is a {_kind(status.st_mode)}, not a file: exclude it")
+            yield LocalFile.of(name, path, status, seen_ns)
+
+
+def _is_own(base: str) -> bool:
+    return bool(reserved(base) or TEMP_NAME.fullmatch(base) or PART_NAME.fullmatch(base))
 
 
 def _followed(root: str, name: str, path: str, matcher: Matcher) -> str | None:
@@ -187,17 +297,11 @@ def _followed(root: str, name: str, path: str, matcher: Matcher) -> str | None:
     return None if reserved(real[len(root) :]) else real
 
 
-def _deeper(folder: _Folder, name: str, path: str, status: os.stat_result) -> _Folder:
+def _deeper(folder: _Folder, name: str, path: str, status: os.stat_result, matcher: Matcher) -> _Folder:
     node = (status.st_dev, status.st_ino)
     if node in folder.above:
         raise UnsafePathError(f"{name!r} is a link to a folder above it, so it never ends: exclude it")
-    return _Folder(f"{name}/", path, folder.above | {node})
-
-
-def _regular(status: os.stat_result, name: str) -> Identity:
-    if not stat.S_ISREG(status.st_mode):
-        raise UnsafePathError(f"{name!r} is a {_kind(status.st_mode)}, not a file: exclude it")
-    return Identity.of(status)
+    return _Folder(f"{name}/", path, folder.above | {node}, folder.whole or _all_meant(matcher, name))
 
 
 def _kind(mode: int) -> str:
@@ -210,41 +314,15 @@ def _node(path: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _read_or_error(file: LocalFile) -> Content | AsyncStoreError:
-    try:
-        with _opened(file) as descriptor:
-            data = os.read(descriptor, file.size_bytes + 1)
-            while 0 < len(data) < file.size_bytes and (more := os.read(descriptor, file.size_bytes + 1 - len(data))):
-                data += more
-        if len(data) != file.size_bytes:
-            raise _changed(file)
-        return Content(data, hashlib.sha256(data).hexdigest())
-    except AsyncStoreError as error:
-        return error
-
-
-@contextlib.contextmanager
-def _opened(file: LocalFile) -> Iterator[int]:
-    """Give a descriptor of the very file that was seen; it must still be so at the end."""
-    try:
-        # Non-blocking, in case that a FIFO has taken the file's place.
-        descriptor = os.open(file.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            _check(file, descriptor)
-            yield descriptor
-            _check(file, descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        if isinstance(error, AsyncStoreError):
-            raise
-        raise from_file_error(error, f"read {file.path!r}") from error
+# Non-blocking, in case that a FIFO has taken the file's place.
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def _check(file: LocalFile, descriptor: int) -> None:
-    if Identity.of(os.fstat(descriptor)) != file.identity:
-        raise _changed(file)
+    # Not the device: a shared file system has another number on each machine, and plans may be run elsewhere.
+    if Identity.of(os.fstat(descriptor))[1:] != file.identity[1:]:
+        raise changed(file)
 
 
-def _changed(file: LocalFile) -> IntegrityError:
-    return IntegrityError(f"{file.path!r} changed while it was read: put it when its writer is done")
+def _from_reading(error: OSError, file: LocalFile) -> AsyncStoreError:
+    return changed(file) if error.errno in _REPLACED else from_file_error(error, f"read {file.path!r}")

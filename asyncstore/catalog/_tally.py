@@ -18,7 +18,7 @@ from asyncstore.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = ["FileError", "ProgressHook", "Tally", "TransferProgress", "of_one_file"]
 
@@ -30,21 +30,26 @@ _SHOWN = 3
 
 
 class FileError(Exception):
-    """An error of the local side: whatever its kind, it is one file's own. It never leaves the transfer."""
+    """
+    An error of the local side: whatever its kind, it is one file's own. It never leaves the transfer.
+
+    Attributes:
+        error: what went wrong.
+        concerns_all: the disk is full, which is no file's own.
+    """
 
     def __init__(self, error: AsyncStoreError) -> None:
         super().__init__(str(error))
         self.error = error
+        self.concerns_all = getattr(error.__cause__, "errno", None) in _DISK_FULL
 
 
 @contextlib.contextmanager
 def of_one_file() -> Iterator[None]:
-    """Make an error in the block, of local files only, one file's own; that the disk is full concerns all."""
+    """Make an error in the block, of local files only, one file's own."""
     try:
         yield
     except AsyncStoreError as error:
-        if getattr(error.__cause__, "errno", None) in _DISK_FULL:
-            raise
         raise FileError(error) from error
 
 
@@ -61,6 +66,10 @@ class TransferProgress:
     bytes_total: int
     files_skipped: int = 0
     """Files of those done that were left as they were."""
+    files_failed: int = 0
+    """Files of those done that could not be moved."""
+    retries: int = 0
+    """Requests that failed and were made again."""
 
 
 class ProgressHook(Protocol):
@@ -89,6 +98,8 @@ class Tally:
         self._done: list[str] = []
         self._skipped: list[str] = []
         self._failed: dict[str, Exception] = {}
+        self._retries = 0
+        self._last = ""
 
     def __repr__(self) -> str:
         return (
@@ -96,15 +107,28 @@ class Tally:
             f"of {len(self._sizes)} files, {self._bytes_done}/{self._bytes_total} bytes>"
         )
 
+    @property
+    def failed(self) -> Mapping[str, Exception]:
+        """What could not be moved, and why."""
+        return self._failed
+
     def done(self, name: str) -> None:
-        """Note a file as moved."""
-        self._done.append(name)
-        self._settle(name)
+        """Note a file as moved; what is no file, such as an empty folder, does not count."""
+        if name in self._sizes:
+            self._done.append(name)
+            self._settle(name)
 
     def skip(self, name: str) -> None:
         """Note a file as there already, unchanged."""
         self._skipped.append(name)
         self._settle(name)
+
+    def skip_all(self, names: Sequence[str]) -> None:
+        """Note files as there already, unchanged, and tell of them at once."""
+        if names:
+            self._skipped += names
+            self._bytes_done += sum(map(self._sizes.__getitem__, names))
+            self._tell(names[-1])
 
     def fail(self, name: str, error: Exception) -> None:
         """Note that a file could not be moved."""
@@ -117,15 +141,23 @@ class Tally:
         self._bytes_done += size_bytes
         self._tell(name)
 
+    def retry(self) -> None:
+        """Note that a request failed and is made again."""
+        self._retries += 1
+        self._tell(self._last)
+
     @contextlib.contextmanager
     def failing(self, name: str) -> Iterator[None]:
         """Note an error of one file in the block and go on; one that would stop every file is raised."""
         try:
             yield
         except HOPELESS as error:
-            error.add_note(f"{len(self._done) + len(self._skipped)} of {len(self._sizes)} files were done before")
+            self._add_note(error)
             raise
         except FileError as error:
+            if error.concerns_all:
+                self._add_note(error.error)
+                raise error.error from error.error.__cause__
             self.fail(name, error.error)
         except AsyncStoreError as error:
             self.fail(name, error)
@@ -149,14 +181,27 @@ class Tally:
             failed=self._failed,
         )
 
+    def _add_note(self, error: AsyncStoreError) -> None:
+        error.add_note(f"{len(self._done) + len(self._skipped)} of {len(self._sizes)} files were done before")
+
     def _settle(self, name: str) -> None:
         self._bytes_done += self._sizes.get(name, 0) - self._partly.pop(name, 0)
         self._tell(name)
 
     def _tell(self, name: str) -> None:
-        if self._on_progress is not None:
-            skipped = len(self._skipped)
-            files = len(self._done) + skipped + len(self._failed)
-            self._on_progress(
-                TransferProgress(name, files, len(self._sizes), self._bytes_done, self._bytes_total, skipped)
+        self._last = name
+        if self._on_progress is None:
+            return
+        skipped, failed = len(self._skipped), len(self._failed)
+        self._on_progress(
+            TransferProgress(
+                name,
+                len(self._done) + skipped + failed,
+                len(self._sizes),
+                self._bytes_done,
+                self._bytes_total,
+                skipped,
+                failed,
+                self._retries,
             )
+        )

@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
-import hashlib
-from itertools import chain
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from asyncstore._core.concurrency import for_each
-from asyncstore._core.threads import in_thread
-from asyncstore.catalog._plan import MIB, SMALL_BYTES, batches, ranges
-from asyncstore.catalog._scan import Content, LocalFile, check_unchanged, hash_range, read_files
-from asyncstore.catalog._tally import of_one_file
+from asyncstore._core.threads import in_stoppable_thread, in_thread
+from asyncstore._core.traffic import charge_up
+from asyncstore.catalog._body import LocalBody, hash_file
+from asyncstore.catalog._metadata import file_metadata
+from asyncstore.catalog._mover import Mover, Outcome
+from asyncstore.catalog._paths import is_marker
+from asyncstore.catalog._scan import LocalFile, read_file
+from asyncstore.catalog._tally import FileError, of_one_file
 from asyncstore.errors import AsyncStoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from asyncstore.catalog._lane import Lane
+    from asyncstore.catalog._lane import Passage
     from asyncstore.catalog._paths import Place
+    from asyncstore.catalog._plan import PlannedFile
     from asyncstore.catalog._tally import Tally
-    from asyncstore.objects.base import ObjectMeta
+    from asyncstore.objects.base import BlockingObjects
 
-__all__ = ["Upload", "hash_file"]
+__all__ = ["Upload"]
 
-_HASH_STEP = 64 * MIB
-"""How much is hashed in one hop to a thread; a cancelled caller waits for no more."""
+PARTS_AT_ONCE = 16
+
+NO_METADATA: Mapping[str, str] = {}
+NO_SUMS: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Landed:
+    """A small object that is in the catalog now."""
+
+    digest: str
+    etag: str
+
+
+class _OwnBody(LocalBody):
+    """A file whose errors are its own, told from those of the storage that it is sent to."""
+
+    def blocks(self, start: int, end: int) -> Iterator[memoryview]:
+        with of_one_file():
+            yield from super().blocks(start, end)
 
 
 class Upload:
@@ -33,104 +54,85 @@ class Upload:
     Puts files; each is in the catalog whole, with the digest of exactly these bytes, or not at all.
 
     Args:
-        lane: the store and its limits.
+        passage: the way to the store.
         place: where the files go.
-        existing: what the run has already, by name.
-        synced: name → digest of what the caller got or put before, and need not put again.
         tally: told of each file.
     """
 
-    def __init__(
-        self,
-        lane: Lane,
-        place: Place,
-        *,
-        existing: Mapping[str, ObjectMeta],
-        synced: Mapping[str, str],
-        tally: Tally,
-    ) -> None:
-        self._lane = lane
+    def __init__(self, passage: Passage, place: Place, tally: Tally) -> None:
+        self._passage = passage
         self._place = place
-        self._existing = existing
-        self._synced = synced
         self._tally = tally
-        self._digests: dict[str, str] = {}
+        self.digests: dict[str, str] = {}
+        """Of what is in the catalog now, by name; failures are in the tally."""
+        self._etags: dict[str, str] = {}
+        self._seen: list[tuple[LocalFile, str]] = []
 
-    async def run(self, files: Sequence[LocalFile]) -> dict[str, str]:
-        """Put all files and return the digests of those that are in the catalog now; failures are in the tally."""
-        large = sorted((file for file in files if file.size_bytes > SMALL_BYTES), key=lambda file: -file.size_bytes)
-        small = [file for file in files if file.size_bytes <= SMALL_BYTES]
-        workers = self._lane.workers
-        await for_each(self._move, chain(([file] for file in large), batches(small, workers=workers)), limit=workers)
-        return self._digests
-
-    async def _move(self, files: list[LocalFile]) -> None:
-        if files[0].size_bytes > SMALL_BYTES:
-            await self._move_large(files[0])
-        else:
-            await self._move_small(files)
-
-    async def _move_small(self, files: list[LocalFile]) -> None:
-        # A request holds its bytes a second time.
-        async with self._lane.budget.claim(2 * sum(file.size_bytes for file in files)):
-            contents = await in_thread(read_files, files)
-            # Popped one by one, so that what has gone up does not stay in memory.
-            for file in reversed(files):
-                await self._settle(file, contents.pop())
-
-    async def _settle(self, file: LocalFile, content: Content | AsyncStoreError) -> None:
-        if not isinstance(content, Content):
-            self._tally.fail(self._place.full_name(file.name), content)
-            return
-        key = self._place.key(file.name)
-        await self._put_unless_there(file, content.digest, lambda: self._lane.put(key, content.data, content.digest))
-
-    async def _move_large(self, file: LocalFile) -> None:
+    async def run(self, files: Sequence[PlannedFile]) -> None:
+        """Put all files."""
+        mover = Mover(
+            self._passage,
+            self._tally,
+            name_of=lambda file: self._place.full_name(file.name),
+            charge=charge_up,
+            move=self._put,
+            note=lambda file, landed: self._note(file, landed.digest, landed.etag),
+            move_large=self._put_large,
+            key_written=lambda file: self._place.key(file.name),
+        )
         try:
-            digest = await hash_file(file)
+            await mover.run(files)
+        finally:
+            await self._remember()
+
+    def _put(self, file: PlannedFile, objects: BlockingObjects) -> Outcome[_Landed]:
+        if is_marker(file.name):
+            data, digest, metadata = b"", "", NO_METADATA
+        else:
+            try:
+                data, digest = read_file(local_file(file))
+            except AsyncStoreError as error:
+                return FileError(error)
+            metadata = file_metadata(file, digest)
+        try:
+            return _Landed(digest, objects.put(self._place.key(file.name), data, metadata))
         except AsyncStoreError as error:
-            self._tally.fail(self._place.full_name(file.name), error)
-            return
-        await self._put_unless_there(file, digest, lambda: self._put_file(file, digest))
+            return error
 
-    async def _put_file(self, file: LocalFile, digest: str) -> None:
-        key = self._place.key(file.name)
-
-        def verify() -> None:
+    async def _put_large(self, file: PlannedFile) -> None:
+        local = local_file(file)
+        digest, sums = file.digest, NO_SUMS
+        if not digest or local.identity.racy(local.seen_ns):
             with of_one_file():
-                check_unchanged(file)
+                digest, sums = await in_stoppable_thread(partial(hash_file, local))
+        advanced = partial(self._tally.advance, self._place.full_name(file.name))
+        etag = await self._passage.lane.store.put_file(
+            self._place.key(file.name),
+            _OwnBody(local, digest, sums),
+            metadata=file_metadata(file, digest),
+            transfer=self._passage.uploads(advanced, limit=PARTS_AT_ONCE),
+        )
+        self._note(file, digest, etag)
 
-        # The store reads the file in parts of its own, as many at a time as the budget allows; so it gets it all. Each
-        # part is held twice: as it was read, and in the request.
-        async with self._lane.budget.claim(2 * file.size_bytes):
-            await in_thread(verify)
-            # Bytes other than those that were hashed must not become an object that no get accepts.
-            await self._lane.put_file(key, Path(file.path), digest, verify)
+    def _note(self, file: PlannedFile, digest: str, etag: str) -> None:
+        if not is_marker(file.name):
+            self.digests[file.name] = digest
+            self._seen.append((local_file(file), digest))
+        self._etags[file.name] = etag
+        self._tally.done(self._place.full_name(file.name))
 
-    async def _put_unless_there(self, file: LocalFile, digest: str, put: Callable[[], Awaitable[None]]) -> None:
-        name = self._place.full_name(file.name)
-        with self._tally.failing(name):
-            skipped = await self._is_there(file, digest)
-            if not skipped:
-                await put()
-            self._digests[file.name] = digest
-            (self._tally.skip if skipped else self._tally.done)(name)
-
-    async def _is_there(self, file: LocalFile, digest: str) -> bool:
-        meta = self._existing.get(file.name)
-        if meta is not None and self._synced.get(file.name) == digest:
-            return True
-        return await self._lane.holds(meta, file.size_bytes, digest)
+    async def _remember(self) -> None:
+        lane = self._passage.lane
+        if lane.known is None:
+            return
+        await in_thread(lane.known.remember_files, self._seen)
+        sizes = {file.name: file.size_bytes for file, _ in self._seen}
+        await lane.remember(
+            (self._place.key(name), self._etags[name], sizes[name], digest) for name, digest in self.digests.items()
+        )
 
 
-async def hash_file(file: LocalFile) -> str:
-    """
-    Return the SHA-256 of a file of any size.
-
-    Raises:
-        IntegrityError: it has changed since it was seen.
-    """
-    digest = hashlib.sha256()
-    for start, end in ranges(file.size_bytes, _HASH_STEP):
-        await in_thread(hash_range, file, start, end, digest)
-    return digest.hexdigest()
+def local_file(file: PlannedFile) -> LocalFile:
+    """Return the file that a plan means."""
+    assert file.identity is not None
+    return LocalFile(file.name, file.path, file.identity, file.mode or 0, file.seen_ns)

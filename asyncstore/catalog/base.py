@@ -2,44 +2,41 @@
 
 from __future__ import annotations
 
-import builtins
-import itertools
-import os
-from typing import TYPE_CHECKING, TypeAlias
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
-from asyncstore._core.concurrency import for_each, map_bounded
+from asyncstore._core.concurrency import for_each
 from asyncstore._core.resource import Resource
 from asyncstore._core.threads import in_thread
-from asyncstore.catalog._copy import Copy
-from asyncstore.catalog._download import Download, Wanted
-from asyncstore.catalog._find import find, find_around, list_all, real_files
-from asyncstore.catalog._land import look, make_root
-from asyncstore.catalog._lane import Lane
-from asyncstore.catalog._paths import ComputeFolder, Place, check_names, compute_folder, normal_prefix, reserved
+from asyncstore._core.traffic import MIB, process_budget
+from asyncstore.catalog._find import list_all
+from asyncstore.catalog._known import Known, cache_folder, place_of
+from asyncstore.catalog._lane import Lane, fitting_workers
+from asyncstore.catalog._packed._find import pages_with_packed
+from asyncstore.catalog._packed._sweep import sweep_packs
+from asyncstore.catalog._paths import Place, compute_folder, is_marker, normal_prefix
 from asyncstore.catalog._patterns import Matcher
-from asyncstore.catalog._refusals import check_beside, check_folding, check_root, check_targets
-from asyncstore.catalog._scan import LocalFile, real_folder, walk
-from asyncstore.catalog._tally import Tally
-from asyncstore.catalog._upload import Upload
-from asyncstore.errors import NotFoundError
+from asyncstore.catalog._planning import Planner
+from asyncstore.catalog._running import run_plan, verify_run
+from asyncstore.catalog._sweep import SweepReport, sweep_folders, sweep_uploads
+from asyncstore.errors import InvalidValueError
 from asyncstore.models import DataCatalog
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    import os
+    from collections.abc import AsyncIterator, Iterable, Mapping
     from contextlib import AsyncExitStack
 
+    from asyncstore.catalog._paths import ComputeFolder
+    from asyncstore.catalog._plan import Layout, TransferPlan
     from asyncstore.catalog._tally import ProgressHook
+    from asyncstore.catalog._verify import VerifyReport
     from asyncstore.objects.base import ObjectStore
 
 __all__ = ["Catalog", "Entries"]
 
 Entries: TypeAlias = list[DataCatalog]
 
-EXECUTION_LOG = ".execution.log"
-"""Files that end so belong to the run that wrote them, and are not carried over to another."""
-
-_SCAN_STEP = 1000
-"""Files walked, or looked at, in one hop to a thread."""
 _DELETE_STEP = 1000
 
 
@@ -50,18 +47,28 @@ class Catalog(Resource):
     A file is one object, ``<prefix>/<run_id>/<compute data folder>/<relative path>``, with the file's own bytes and
     their SHA-256 in its metadata (a folder keeps no metadata: there it is computed from the bytes when it is needed).
 
-    - A file is in the catalog, and arrives on disk, whole and verified or not at all. Contents are all that is kept: no
-      modes, no times.
-    - Files that are the same on both sides already are not moved.
+    - A file is in the catalog, and arrives on disk, whole and verified or not at all, with its permission bits and, if
+      wanted, its modification time. Empty folders are kept, too.
+    - In packed layout files up to 4 MiB lie side by side in objects of up to 16 MiB (packs), in ``.asyncstore/packs/``
+      of the compute data folder. An index, written last, says where; before it is there none of them is.
+      A run may hold both kinds, and catalogs of either layout find both; what is an object of its own counts before
+      what is packed under the same name, and stays one when it is put again.
+    - Files that are the same on both sides already are not moved. What was hashed once is remembered in a cache (in
+      ``ASYNCSTORE_CACHE_DIR`` or else the user's), by inode, size and times on this side and by ETag on the other.
+    - A transfer that died goes on where it stopped when it is made again: with the files that are missing, and within
+      large ones with the parts or ranges that are.
     - What is called ``.asyncstore``, at any level, is asyncstore's own (a run log may live there): it is neither put
       nor got nor synced, and is no compute data folder. A file system's catalog is not put into itself nor got into.
-    - At most ``max_concurrency`` requests and ``max_memory_mb`` MiB are in flight, over all calls together.
+    - At most ``max_concurrency`` requests are in flight over all calls together, fewer where the storage asks for that
+      (503 SlowDown). All catalogs of a process share one budget of bandwidth, and of memory: that of the largest
+      ``max_memory_mb``.
     - Where one file fails the others go on, and :class:`TransferError` says at the end what became of each. What would
       stop every file (no access, no such bucket, storage not reachable) is raised at once. Names that are not safe are
       refused before anything moves.
     - Writers of one run never disturb each other; of two that put the same file, the last one stands, whole.
-    - A cancelled caller leaves no half-written file. After a power failure a file that was just got may have to be got
-      again: downloads are not forced to the disk.
+    - A cancelled caller leaves no half-written file, and nothing behind but what is worth going on with: 256 MiB or
+      more of a file. After a power failure a file that was just got may have to be got again: downloads are not forced
+      to the disk.
 
     Args:
         store: where the objects lie; it is borrowed: open it before, close it after.
@@ -69,7 +76,11 @@ class Catalog(Resource):
         compute_data_folder: where files lie locally, if a call does not say otherwise. In keys ``data/`` is ``data``,
             ``.`` is nothing, and ``../data``, ``~/data`` and ``/tmp/x/data`` are ``data``.
         max_concurrency: most requests in flight.
-        max_memory_mb: most bytes in flight, in MiB.
+        max_memory_mb: most bytes held by what is in flight, in MiB.
+        max_bandwidth_mb_s: most bytes a second of one call, in MB; ``None`` for no limit.
+        layout: how files are stored that are put: each as an object of its own (``plain``), or those up to 4 MiB
+            together in large objects (``packed``). What is there in the other layout is found and got all the same.
+        remember: whether digests are remembered, and unfinished uploads.
     """
 
     def __init__(
@@ -79,7 +90,10 @@ class Catalog(Resource):
         prefix: str = "",
         compute_data_folder: str | os.PathLike[str] = "data/",
         max_concurrency: int = 64,
-        max_memory_mb: int = 128,
+        max_memory_mb: int = 64,
+        max_bandwidth_mb_s: float | None = None,
+        layout: Layout = "plain",
+        remember: bool = True,
     ) -> None:
         super().__init__()
         self._store = store
@@ -87,6 +101,9 @@ class Catalog(Resource):
         self._compute_data_folder = compute_data_folder
         self._max_concurrency = max_concurrency
         self._max_memory_mb = max_memory_mb
+        self._bytes_s = None if max_bandwidth_mb_s is None else max_bandwidth_mb_s * 1e6
+        self._layout: Layout = layout
+        self._remember = remember
         self._lane: Lane
         self._own = ""
 
@@ -95,8 +112,53 @@ class Catalog(Resource):
         """Where the files are kept: ``s3://<bucket>/<prefix>`` or a folder."""
         return f"{self._store.location}/{self._prefix}".rstrip("/")
 
+    @property
+    def _endpoint(self) -> str:
+        """The server, where the location alone does not tell the storage from all others."""
+        return ""
+
     async def _open(self, stack: AsyncExitStack) -> None:
-        self._lane = Lane(self._store, self._max_concurrency, self._max_memory_mb)
+        stack.enter_context(process_budget().allowing(self._max_memory_mb * MIB))
+        folder = cache_folder() if self._remember else None
+        self._lane = Lane(
+            self._store,
+            fitting_workers(self._max_concurrency),
+            known=Known(folder) if folder else None,
+            place=place_of(self._store.location, self._endpoint),
+            journals=folder / "uploads" if folder else None,
+        )
+
+    @overload
+    async def put(
+        self,
+        name: str | Iterable[str],
+        run_id: str,
+        compute_data_folder: str | os.PathLike[str] | None = None,
+        synced_catalogs: Iterable[DataCatalog] | None = None,
+        *,
+        exclude: str | Iterable[str] = (),
+        local_folder: str | os.PathLike[str] | None = None,
+        base_run_id: str | None = None,
+        allow_no_match: bool = False,
+        on_progress: ProgressHook | None = None,
+        dry_run: Literal[False] = False,
+    ) -> Entries: ...
+
+    @overload
+    async def put(
+        self,
+        name: str | Iterable[str],
+        run_id: str,
+        compute_data_folder: str | os.PathLike[str] | None = None,
+        synced_catalogs: Iterable[DataCatalog] | None = None,
+        *,
+        exclude: str | Iterable[str] = (),
+        local_folder: str | os.PathLike[str] | None = None,
+        base_run_id: str | None = None,
+        allow_no_match: bool = False,
+        on_progress: ProgressHook | None = None,
+        dry_run: Literal[True],
+    ) -> TransferPlan: ...
 
     async def put(
         self,
@@ -107,13 +169,16 @@ class Catalog(Resource):
         *,
         exclude: str | Iterable[str] = (),
         local_folder: str | os.PathLike[str] | None = None,
+        base_run_id: str | None = None,
         allow_no_match: bool = False,
         on_progress: ProgressHook | None = None,
-    ) -> Entries:
+        dry_run: bool = False,
+    ) -> Entries | TransferPlan:
         """
         Put files of the compute data folder into the catalog, and return what is there now, by name.
 
-        Whatever lies in a folder ``.asyncstore`` is left out.
+        Whatever lies in a folder ``.asyncstore`` is left out. An empty folder is put where a pattern means all that a
+        folder holds (``**``).
 
         Args:
             name: one pattern or several (see :mod:`asyncstore.catalog._patterns`), relative to the folder.
@@ -123,8 +188,11 @@ class Catalog(Resource):
                 alone if the run has one of that name, also if another step has put a newer one meanwhile.
             exclude: patterns of what to leave out all the same.
             local_folder: where the folder lies on this machine, if not where its name says.
+            base_run_id: another run; what it has under the same name with the same contents is copied inside the
+                storage instead of uploaded.
             allow_no_match: do not mind patterns that match nothing.
             on_progress: told of each step.
+            dry_run: move nothing, and return the plan, for :meth:`run`. Names that are not safe are in it as refused.
 
         Raises:
             NotFoundError: there is no such folder, or a pattern matches nothing.
@@ -134,20 +202,48 @@ class Catalog(Resource):
         """
         self._check_open()
         folder = self._folder(compute_data_folder, local_folder)
-        place = Place.of(self._prefix, run_id, folder.part)
-        matcher = Matcher.of(name, exclude)
-        files = await self._scan(folder, matcher)
-        names = [file.name for file in files]
-        if not allow_no_match:
-            _require_matches(matcher, names, f"in compute data folder {str(folder.local)!r}")
-        await in_thread(check_names, names, place)
-        existing = await find_around(self._lane, place, matcher, names)
-        await check_beside(self._lane, names, existing)
-        tally = Tally({place.full_name(file.name): file.size_bytes for file in files}, on_progress)
-        synced = {entry.name.removeprefix(place.folder): entry.data_hash for entry in synced_catalogs or ()}
-        digests = await Upload(self._lane, place, existing=existing, synced=synced, tally=tally).run(files)
-        tally.finish("put into", self._at(place))
-        return self._entries(place, digests, "put")
+        part = folder.part
+        synced = {entry.name.removeprefix(part): entry.data_hash for entry in synced_catalogs or ()}
+        plan = await self._planner().put(
+            folder,
+            run_id,
+            Matcher.of(name, exclude),
+            synced=synced,
+            base_run_id=base_run_id,
+            allow_no_match=allow_no_match,
+            refuse=not dry_run,
+        )
+        return plan if dry_run else await self.run(plan, on_progress=on_progress)
+
+    @overload
+    async def get(
+        self,
+        name: str | Iterable[str],
+        run_id: str,
+        compute_data_folder: str | os.PathLike[str] | None = None,
+        *,
+        exclude: str | Iterable[str] = (),
+        local_folder: str | os.PathLike[str] | None = None,
+        allow_no_match: bool = False,
+        keep_times: bool = False,
+        on_progress: ProgressHook | None = None,
+        dry_run: Literal[False] = False,
+    ) -> Entries: ...
+
+    @overload
+    async def get(
+        self,
+        name: str | Iterable[str],
+        run_id: str,
+        compute_data_folder: str | os.PathLike[str] | None = None,
+        *,
+        exclude: str | Iterable[str] = (),
+        local_folder: str | os.PathLike[str] | None = None,
+        allow_no_match: bool = False,
+        keep_times: bool = False,
+        on_progress: ProgressHook | None = None,
+        dry_run: Literal[True],
+    ) -> TransferPlan: ...
 
     async def get(
         self,
@@ -158,13 +254,26 @@ class Catalog(Resource):
         exclude: str | Iterable[str] = (),
         local_folder: str | os.PathLike[str] | None = None,
         allow_no_match: bool = False,
+        keep_times: bool = False,
         on_progress: ProgressHook | None = None,
-    ) -> Entries:
+        dry_run: bool = False,
+    ) -> Entries | TransferPlan:
         """
         Get files of a run into the compute data folder, which is made if missing, and return what is here now, by name.
 
         A file that is here already and has the same contents is not touched; one with other contents is replaced.
         Names with a segment ``.asyncstore`` are left out. Arguments are those of :meth:`put`.
+
+        Args:
+            name: one pattern or several.
+            run_id: the run.
+            compute_data_folder: the folder, if not the catalog's own.
+            exclude: patterns of what to leave out all the same.
+            local_folder: where the folder lies on this machine, if not where its name says.
+            allow_no_match: do not mind patterns that match nothing.
+            keep_times: give files the modification times that they were put with.
+            on_progress: told of each step.
+            dry_run: move nothing, and return the plan.
 
         Raises:
             NotFoundError: the run has nothing, or nothing that a pattern matches.
@@ -173,62 +282,83 @@ class Catalog(Resource):
             TransferError: some files failed, among them those whose bytes are not what was put.
         """
         self._check_open()
-        folder = self._folder(compute_data_folder, local_folder)
-        place = Place.of(self._prefix, run_id, folder.part)
-        matcher = Matcher.of(name, exclude)
-        found = await find(self._lane, place, matcher, matcher.literals)
-        objects = await real_files(self._lane, {name: found[name] for name in found if _is_meant(matcher, name)})
-        if matcher.patterns and not objects and not await self._has_anything(run_id) and not allow_no_match:
-            raise NotFoundError(f"run {run_id!r} has no data in {self.location}: is the run id right?")
-        wanted = [Wanted(name, objects[name]) for name in sorted(objects)]
-        names = sorted(objects)
-        if not allow_no_match:
-            _require_matches(matcher, names, f"in {self._at(place)}")
-        if not wanted:
-            return []
-        await in_thread(check_names, names, place)
-        root = await in_thread(self._make_root, folder)
-        present = await self._look(root, names)
-        tally = Tally({place.full_name(item.name): item.size_bytes for item in wanted}, on_progress)
-        digests = await Download(self._lane, place, root=root, present=present, tally=tally).run(wanted)
-        tally.finish("get from", self._at(place))
-        return self._entries(place, digests, "get")
+        plan = await self._planner().get(
+            self._folder(compute_data_folder, local_folder),
+            run_id,
+            Matcher.of(name, exclude),
+            allow_no_match=allow_no_match,
+            refuse=not dry_run,
+        )
+        return plan if dry_run else await self.run(plan, keep_times=keep_times, on_progress=on_progress)
+
+    async def run(
+        self, plan: TransferPlan, *, keep_times: bool = False, on_progress: ProgressHook | None = None
+    ) -> Entries:
+        """
+        Do what a plan says, or a part of one, and return what is there now, by name.
+
+        Args:
+            plan: what ``dry_run=True`` returned, here or elsewhere; it must be of this storage.
+            keep_times: of a get: give files the modification times that they were put with.
+            on_progress: told of each step.
+
+        Raises:
+            UnsafePathError: the plan refuses a file. Nothing has moved.
+            InvalidValueError: the plan is of another storage.
+            TransferError: some files failed, among them those that have changed since the plan was made.
+        """
+        self._check_open()
+        where = f"{self._store.location}/{Place.of(self._prefix, plan.run_id, plan.folder).root}"
+        if plan.where != where:
+            raise InvalidValueError(f"the plan is for {plan.where}, and this catalog would move {where}")
+        digests = await run_plan(
+            self._lane, self._prefix, plan, bytes_s=self._bytes_s, keep_times=keep_times, on_progress=on_progress
+        )
+        place = Place.of(self._prefix, plan.run_id, plan.folder)
+        return await in_thread(self._entries, place, digests, "get" if plan.kind == "get" else "put")
 
     async def list(self, run_id: str) -> AsyncIterator[DataCatalog]:
-        """Yield what a run has in all its folders, in the storage's order; nothing if there is no such run."""
+        """Yield what a run has in all its folders, packed files last; nothing if there is no such run."""
         self._check_open()
         place = Place.of(self._prefix, run_id)
-        async for page in self._store.list(place.root):
-            digests = await map_bounded(self._lane.digest_or_none, page, limit=self._max_concurrency)
-            for meta, digest in zip(page, digests, strict=True):
-                if digest is not None:
+        async for page in pages_with_packed(self._lane, place, self._store.list(place.root)):
+            files = [meta for meta in page if not is_marker(place.name_of(meta.key))]
+            digests = await self._lane.digests(files)
+            for meta in files:
+                if (digest := digests.get(meta.key)) is not None:
                     yield self._entry(place, place.name_of(meta.key), digest, "put")
 
+    @overload
     async def sync_between_runs(
-        self, previous_run_id: str, run_id: str, *, on_progress: ProgressHook | None = None
-    ) -> Entries:
+        self,
+        previous_run_id: str,
+        run_id: str,
+        *,
+        on_progress: ProgressHook | None = None,
+        dry_run: Literal[False] = False,
+    ) -> Entries: ...
+
+    @overload
+    async def sync_between_runs(
+        self, previous_run_id: str, run_id: str, *, on_progress: ProgressHook | None = None, dry_run: Literal[True]
+    ) -> TransferPlan: ...
+
+    async def sync_between_runs(
+        self, previous_run_id: str, run_id: str, *, on_progress: ProgressHook | None = None, dry_run: bool = False
+    ) -> Entries | TransferPlan:
         """
         Copy what a run has to another run, inside the storage, and return what is there now, by name.
 
         Execution logs (``*.execution.log``) and what lies in ``.asyncstore`` stay where they are, and what the other
-        run has already with the same contents is not copied again.
+        run has already with the same contents is not copied again. ``dry_run`` returns the plan instead.
 
         Raises:
             NotFoundError: the previous run has nothing.
             TransferError: some files failed.
         """
         self._check_open()
-        source, target = Place.of(self._prefix, previous_run_id), Place.of(self._prefix, run_id)
-        found = await real_files(self._lane, await list_all(self._lane, source))
-        if not found:
-            raise NotFoundError(f"run {previous_run_id!r} has no data in {self.location}: is the run id right?")
-        left_out = {name for name in found if name.endswith(EXECUTION_LOG) or reserved(name)}
-        objects = {name: meta for name, meta in found.items() if name not in left_out}
-        existing = await list_all(self._lane, target)
-        tally = Tally({name: meta.size_bytes for name, meta in objects.items()}, on_progress)
-        digests = await Copy(self._lane, target, existing=existing, tally=tally).run(objects)
-        tally.finish("copy to", self._at(target))
-        return self._entries(target, digests, "put")
+        plan = await self._planner().sync(previous_run_id, run_id)
+        return plan if dry_run else await self.run(plan, on_progress=on_progress)
 
     async def delete(self, run_id: str) -> None:
         """Delete everything that a run has. What is not there is no error, so it is safe to repeat."""
@@ -237,37 +367,73 @@ class Catalog(Resource):
         portions = [keys[start : start + _DELETE_STEP] for start in range(0, len(keys), _DELETE_STEP)]
         await for_each(self._store.delete, portions, limit=max(1, min(len(portions), self._max_concurrency)))
 
+    async def verify(
+        self,
+        run_id: str,
+        name: str | Iterable[str] = "**",
+        *,
+        exclude: str | Iterable[str] = (),
+        on_progress: ProgressHook | None = None,
+    ) -> VerifyReport:
+        """
+        Read what a run has again and compare it with the SHA-256 that was stored with it.
+
+        Args:
+            run_id: the run.
+            name: patterns of names, ``<compute data folder>/<relative path>``.
+            exclude: patterns of what to leave out all the same.
+            on_progress: told of each step.
+
+        Raises:
+            NotFoundError: the run has nothing that matches.
+        """
+        self._check_open()
+        place = Place.of(self._prefix, run_id)
+        return await verify_run(self._lane, place, Matcher.of(name, exclude), self._bytes_s, on_progress)
+
+    async def sweep(
+        self,
+        *,
+        older_than: timedelta = timedelta(days=1),
+        run_id: str | None = None,
+        compute_data_folder: str | os.PathLike[str] | None = None,
+        local_folder: str | os.PathLike[str] | None = None,
+        dry_run: bool = False,
+    ) -> SweepReport:
+        """
+        Remove what transfers that died have left behind: here, and in the storage.
+
+        That is multipart uploads, which the storage keeps and charges for, files on their way in the compute data
+        folder, and in a catalog's folder those on their way there; in a catalog of packed layout also packs that no
+        index names. What is being written by a process on this machine stays; another machine's uploads, and all packs,
+        are known by their age alone.
+
+        Args:
+            older_than: how long ago it must have been begun, or written to.
+            run_id: of which run the uploads are; all runs without it.
+            compute_data_folder: the folder, if not the catalog's own.
+            local_folder: where the folder lies on this machine, if not where its name says.
+            dry_run: remove nothing, and tell what would be.
+        """
+        self._check_open()
+        prefix = self._prefix if run_id is None else Place.of(self._prefix, run_id).root
+        uploads = await sweep_uploads(self._lane, prefix, older_than, dry_run=dry_run)
+        local = self._folder(compute_data_folder, local_folder).local
+        folders = [folder for folder in (str(local), self._own) if folder]
+        temp_files = await sweep_folders(folders, older_than, dry_run=dry_run)
+        # To find packs is to list everything, so it is left to catalogs that make them.
+        packed = self._layout == "packed"
+        packs = await sweep_packs(self._lane, prefix, older_than, dry_run=dry_run) if packed else []
+        return SweepReport(uploads, temp_files, packs)
+
+    def _planner(self) -> Planner:
+        return Planner(self._lane, self._prefix, self._store.location, self._own, self._layout)
+
     def _folder(
         self, compute_data_folder: str | os.PathLike[str] | None, local_folder: str | os.PathLike[str] | None
     ) -> ComputeFolder:
         chosen = self._compute_data_folder if compute_data_folder is None else compute_data_folder
         return compute_folder(chosen, local_folder)
-
-    async def _scan(self, folder: ComputeFolder, matcher: Matcher) -> builtins.list[LocalFile]:
-        root = await in_thread(real_folder, folder.local)
-        check_root(root, self._own)
-        found = walk(root, matcher, leave_out=self._own)
-        files: builtins.list[LocalFile] = []
-        while step := await in_thread(lambda: builtins.list(itertools.islice(found, _SCAN_STEP))):
-            files += step
-        return sorted(files, key=lambda file: file.name)
-
-    def _make_root(self, folder: ComputeFolder) -> str:
-        check_root(os.path.realpath(folder.local), self._own)
-        return make_root(folder.local)
-
-    async def _has_anything(self, run_id: str) -> bool:
-        # A HEAD cannot say that there is no bucket, or that the secret is wrong: here the storage does.
-        listing = await self._store.list_folder(Place.of(self._prefix, run_id).root)
-        return bool(listing.folders or listing.objects)
-
-    async def _look(self, root: str, names: Sequence[str]) -> dict[str, LocalFile]:
-        await in_thread(check_targets, root, names, self._own)
-        await in_thread(check_folding, root, names)
-        present: dict[str, LocalFile] = {}
-        for start in range(0, len(names), _SCAN_STEP):
-            present |= await in_thread(look, root, names[start : start + _SCAN_STEP])
-        return present
 
     def _entries(self, place: Place, digests: Mapping[str, str], stage: str) -> Entries:
         return [self._entry(place, name, digest, stage) for name, digest in sorted(digests.items())]
@@ -281,16 +447,3 @@ class Catalog(Resource):
             catalog_handler_location=self.location,
             stage=stage,
         )
-
-    def _at(self, place: Place) -> str:
-        return f"{self._store.location}/{place.root}"
-
-
-def _is_meant(matcher: Matcher, name: str) -> bool:
-    return matcher.matches(name) and not reserved(name)
-
-
-def _require_matches(matcher: Matcher, names: Sequence[str], where: str) -> None:
-    missing = matcher.unmatched(names)
-    if missing:
-        raise NotFoundError(f"nothing {where} matches {', '.join(map(repr, missing))}")

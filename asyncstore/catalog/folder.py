@@ -32,6 +32,9 @@ class FileSystemCatalog(Catalog):
             compute_data_folder=settings.compute_data_folder,
             max_concurrency=settings.max_concurrency,
             max_memory_mb=settings.max_memory_mb,
+            max_bandwidth_mb_s=settings.max_bandwidth_mb_s,
+            layout=settings.layout,
+            remember=settings.remember,
         )
 
     async def _open(self, stack: AsyncExitStack) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from asyncstore._core.settings import Settings
+from asyncstore.catalog._plan import TransferPlan
 from asyncstore.catalog.base import Catalog, Entries
 from asyncstore.objects.memory import MemoryObjectStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from asyncstore.catalog._plan import Kind
     from asyncstore.models import DataCatalog
 
 __all__ = ["DoNothingCatalog"]
@@ -25,22 +27,20 @@ class DoNothingCatalog(Catalog):
 
     def __init__(self, **options: object) -> None:
         DoNothingSettings.parse(options, "catalog 'do-nothing'")
-        super().__init__(MemoryObjectStore())
+        super().__init__(MemoryObjectStore(), remember=False)
 
     @property
     def location(self) -> str:
         """Nowhere."""
         return ""
 
-    async def put(self, *_: Any, **__: Any) -> Entries:
+    async def put(self, *_: Any, dry_run: bool = False, **__: Any) -> Any:
         """Put nothing."""
-        self._check_open()
-        return []
+        return self._nothing("put", dry_run)
 
-    async def get(self, *_: Any, **__: Any) -> Entries:
+    async def get(self, *_: Any, dry_run: bool = False, **__: Any) -> Any:
         """Get nothing."""
-        self._check_open()
-        return []
+        return self._nothing("get", dry_run)
 
     async def list(self, run_id: str) -> AsyncIterator[DataCatalog]:
         """Yield nothing."""
@@ -49,11 +49,19 @@ class DoNothingCatalog(Catalog):
         for entry in nothing:
             yield entry
 
-    async def sync_between_runs(self, *_: Any, **__: Any) -> Entries:
+    async def sync_between_runs(self, *_: Any, dry_run: bool = False, **__: Any) -> Any:
         """Copy nothing."""
+        return self._nothing("sync", dry_run)
+
+    async def run(self, plan: TransferPlan, **_: Any) -> Entries:
+        """Do nothing."""
         self._check_open()
         return []
 
     async def delete(self, run_id: str) -> None:
         """Delete nothing."""
         self._check_open()
+
+    def _nothing(self, kind: Kind, dry_run: bool) -> Entries | TransferPlan:
+        self._check_open()
+        return TransferPlan(kind, "", "", "", "", ()) if dry_run else []

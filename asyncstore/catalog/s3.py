@@ -31,7 +31,16 @@ class S3Catalog(Catalog):
             compute_data_folder=settings.compute_data_folder,
             max_concurrency=settings.max_concurrency,
             max_memory_mb=settings.max_memory_mb,
+            max_bandwidth_mb_s=settings.max_bandwidth_mb_s,
+            layout=settings.layout,
+            remember=settings.remember,
         )
+        self._settings = settings
+
+    @property
+    def _endpoint(self) -> str:
+        """The endpoint: buckets of one name may be on several."""
+        return self._settings.service_url
 
     async def _open(self, stack: AsyncExitStack) -> None:
         await stack.enter_async_context(self._store)

@@ -32,3 +32,27 @@ class TestS3OnRclone(CatalogContract):
     @pytest.fixture
     def make_catalog(self, rclone_bucket: Bucket) -> Callable[[], Catalog]:
         return partial(S3Catalog, **rclone_bucket.options)
+
+
+class TestPackedFileSystem(CatalogContract):
+    @pytest.fixture
+    def make_catalog(self, tmp_path: Path) -> Callable[[], Catalog]:
+        return partial(FileSystemCatalog, catalog_location=str(tmp_path / "catalog"), layout="packed")
+
+
+class TestPackedS3OnMoto(CatalogContract):
+    @pytest.fixture
+    def make_catalog(self, moto_bucket: Bucket) -> Callable[[], Catalog]:
+        return partial(S3Catalog, **moto_bucket.options, prefix="team/catalog", layout="packed")
+
+
+class TestPackedS3OnRclone(CatalogContract):
+    @pytest.fixture
+    def make_catalog(self, rclone_bucket: Bucket) -> Callable[[], Catalog]:
+        return partial(S3Catalog, **rclone_bucket.options, layout="packed")
+
+
+class TestPackedS3OnTheStub(CatalogContract):
+    @pytest.fixture
+    def make_catalog(self, stub_bucket: Bucket) -> Callable[[], Catalog]:
+        return partial(S3Catalog, **stub_bucket.options, prefix="team/catalog", layout="packed")

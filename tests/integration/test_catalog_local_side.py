@@ -6,6 +6,7 @@ import asyncio
 import errno
 import hashlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +18,8 @@ from asyncstore.objects.memory import MemoryObjectStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
-    from pathlib import Path
+
+    from asyncstore.objects.bodies import FileBody
 
 MIB = 1024 * 1024
 
@@ -142,9 +144,9 @@ async def test_a_large_file_that_changes_on_its_way_leaves_the_good_object_alone
     write(tmp_path, {"data/large": bytes(9 * MIB)})
     put_file = MemoryObjectStore.put_file
 
-    async def change_then_put(self: MemoryObjectStore, key: str, path: Path, **options: Any) -> str:
-        await asyncio.to_thread(path.write_bytes, b"x" * 9 * MIB)
-        return await put_file(self, key, path, **options)
+    async def change_then_put(self: MemoryObjectStore, key: str, file: FileBody, **options: Any) -> str:
+        await asyncio.to_thread(Path(file.name).write_bytes, b"x" * 9 * MIB)
+        return await put_file(self, key, file, **options)
 
     monkeypatch.setattr(MemoryObjectStore, "put_file", change_then_put)
     with pytest.raises(TransferError) as caught:
@@ -161,8 +163,9 @@ async def test_what_happens_after_a_large_upload_does_not_delete_it(
     write(tmp_path, {"data/large": bytes(9 * MIB)})
     put_file = MemoryObjectStore.put_file
 
-    async def put_then_change(self: MemoryObjectStore, key: str, path: Path, **options: Any) -> str:
-        etag = await put_file(self, key, path, **options)
+    async def put_then_change(self: MemoryObjectStore, key: str, file: FileBody, **options: Any) -> str:
+        etag = await put_file(self, key, file, **options)
+        path = Path(file.name)
         await asyncio.to_thread(path.touch if change == "touch" else path.unlink)
         return etag
 
@@ -200,7 +203,7 @@ async def test_what_the_storage_refuses_still_stops_all(
     async def refuse(*_: object, **__: object) -> None:
         raise AccessDeniedError("denied")
 
-    monkeypatch.setattr(MemoryObjectStore, "get", refuse)
+    monkeypatch.setattr(MemoryObjectStore, "together", refuse)
     with pytest.raises(AccessDeniedError):
         await catalog.get("**", "run", tmp_path / "data")
 

@@ -209,27 +209,34 @@ async def test_all_who_hold_and_wait_may_be_cancelled_at_once(gate: Callable[[],
 class Clocks:
     def __init__(self) -> None:
         self.cpu_s = self.now_s = 0.0
+        self.crowd = Crowd(64, cpu_s=lambda: self.cpu_s, now_s=lambda: self.now_s)
 
-    async def pass_time(self, crowd: Crowd, seconds: float, *, busy: float) -> None:
-        async with crowd.place():
+    async def pass_time(self, seconds: float, *, busy: float, items_s: list[float]) -> int:
+        async with self.crowd.place():
             self.now_s += seconds
             self.cpu_s += seconds * busy
+            self.crowd.timed(items_s)
+        return self.crowd.limit
 
 
-async def test_threads_that_wait_for_each_other_become_fewer_and_those_that_wait_for_answers_more() -> None:
+async def test_threads_that_wait_for_each_other_become_fewer() -> None:
     clocks = Clocks()
-    crowd = Crowd(64, cpu_s=lambda: clocks.cpu_s, now_s=lambda: clocks.now_s)
     for expected in (32, 16, 12, 12):
-        await clocks.pass_time(crowd, 0.1, busy=1.2)
-        assert crowd.limit == expected
-    await clocks.pass_time(crowd, 0.1, busy=0.65)
-    assert crowd.limit == 12
+        assert await clocks.pass_time(0.1, busy=1.2, items_s=[0.001, 0.01]) == expected
+    # Somewhat in each other's way is not worth a change.
+    assert await clocks.pass_time(0.1, busy=1.2, items_s=[0.001, 0.005]) == 12
+    # They wait for the server now.
     for expected in (24, 48, 64, 64):
-        await clocks.pass_time(crowd, 0.1, busy=0.1)
-        assert crowd.limit == expected
-    # Too short a time tells nothing.
-    await clocks.pass_time(crowd, 0.01, busy=1.2)
-    assert crowd.limit == 64
+        assert await clocks.pass_time(0.1, busy=0.2, items_s=[0.02, 0.3]) == expected
+    # Too short a time tells nothing, nor do no items.
+    assert await clocks.pass_time(0.01, busy=1.2, items_s=[0.001, 0.1]) == 64
+    assert await clocks.pass_time(0.01, busy=1.2, items_s=[]) == 64
+
+
+async def test_threads_that_wait_for_a_server_stay_as_many_though_the_processor_is_busy() -> None:
+    clocks = Clocks()
+    for _ in range(5):
+        assert await clocks.pass_time(0.1, busy=1.0, items_s=[0.02, 0.022, 0.03]) == 64
 
 
 async def test_a_crowd_lets_in_as_many_as_there_is_room_for() -> None:

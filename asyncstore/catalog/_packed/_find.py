@@ -1,0 +1,178 @@
+"""
+What a run has in packs, found with as few requests as the question allows.
+
+A file ``a/b/c`` of a run may be in a pack of the folder ``a/b/``, of ``a/``, or of the run itself, as it may have been
+put from any of them. A listing of a folder shows the indices of that folder and of those below it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from asyncstore._core.concurrency import both, map_bounded
+from asyncstore._core.threads import in_thread
+from asyncstore._core.traffic import charge_down
+from asyncstore.catalog._packed._index import decode
+from asyncstore.catalog._packed._meta import FoundIndex, merged, witness
+from asyncstore.catalog._packed._names import PACKS, folders_down_to, is_own, parse
+from asyncstore.catalog._paths import RESERVED, folder_of, is_marker, reserved
+from asyncstore.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+
+    from asyncstore.catalog._lane import Lane
+    from asyncstore.catalog._packed._meta import PackedMeta
+    from asyncstore.catalog._paths import Place
+    from asyncstore.objects.base import Listing, ObjectMeta
+
+__all__ = ["Look", "files_of", "find_listed", "find_named", "is_index", "pages_with_packed", "read_indices"]
+
+Look: TypeAlias = Literal["always", "needed", "shown"]
+"""
+Where indices are looked for: wherever they may lie; not above the compute data folder, nor for names that are objects,
+unless nothing is found; only where a listing that is made anyway shows them.
+"""
+
+READ_AT_ONCE = 16
+
+PAGE = 1000
+
+
+async def find_named(
+    lane: Lane,
+    place: Place,
+    names: Sequence[str],
+    heads: Callable[[], Awaitable[Mapping[str, ObjectMeta]]],
+    look: Look,
+) -> dict[str, ObjectMeta]:
+    """Return, by name, what ``heads`` finds of ``names`` as objects, and what is packed of the others."""
+    if look == "always":
+        found, indices = await both(heads, lambda: _list_on_the_way(lane, place, names))
+    else:
+        found = await heads()
+        missing = [name for name in names if name not in found]
+        if look == "shown" or not missing:
+            return dict(found)
+        indices = await _list_on_the_way(lane, place, missing)
+    asked = set(names)
+    # Empty folders are of interest, too, and nobody can ask for these by name.
+    packed = await _read(lane, place, indices, lambda name: name in asked or is_marker(name))
+    return {**packed, **found}
+
+
+async def find_listed(
+    lane: Lane, place: Place, folder: str, listing: Callable[[], Awaitable[Listing]], look: Look
+) -> dict[str, ObjectMeta]:
+    """
+    Return, by name, what ``listing`` finds in a folder of the place as objects, and what is packed.
+
+    The listing is of everything in the folder, at any depth; or of what lies directly in it, with the folders there.
+    """
+    outside = [*folders_down_to(place.folder + folder)][:-1]
+    near = [above for above in outside if len(above) >= len(place.folder)]
+    far = [above for above in outside if len(above) < len(place.folder)]
+    first = {"always": outside, "needed": near, "shown": []}[look]
+    listed, indices = await both(listing, lambda: list_indices(lane, _run_root(place), first))
+    indices = [*indices, *(meta for meta in listed.objects if is_index(meta.key))]
+    if f"{place.root}{folder}{RESERVED}/" in listed.folders:
+        indices += await list_indices(lane, _run_root(place), [place.folder + folder])
+    found = {**await _read(lane, place, indices), **_by_name(place, listed.objects)}
+    if look == "needed" and far and not found:
+        found = dict(await _read(lane, place, await list_indices(lane, _run_root(place), far)))
+    return found
+
+
+async def files_of(lane: Lane, place: Place, listed: Iterable[ObjectMeta]) -> dict[str, ObjectMeta]:
+    """Return, by name, the objects of a listing and what the indices in it say is packed."""
+    metas = list(listed)
+    packed = await _read(lane, place, [meta for meta in metas if is_index(meta.key)])
+    return {**packed, **_by_name(place, metas)}
+
+
+async def pages_with_packed(
+    lane: Lane, place: Place, pages: AsyncIterable[Sequence[ObjectMeta]]
+) -> AsyncIterator[Sequence[ObjectMeta]]:
+    """Yield the pages of a listing without packs and indices, and then what is packed and not in them."""
+    indices: list[ObjectMeta] = []
+    alone: set[str] = set()
+    async for page in pages:
+        indices += (meta for meta in page if is_index(meta.key))
+        others = [meta for meta in page if not is_own(meta.key)]
+        alone.update(meta.key for meta in others)
+        yield others
+    packed = await _read(lane, place, indices)
+    found = [meta for name, meta in packed.items() if meta.key not in alone and not reserved(name)]
+    for start in range(0, len(found), PAGE):
+        yield found[start : start + PAGE]
+
+
+async def list_indices(lane: Lane, run_root: str, folders: Iterable[str]) -> list[ObjectMeta]:
+    """Return the indices of some folders of a run, each empty or ending in ``/``."""
+
+    async def ask(folder: str) -> list[ObjectMeta]:
+        found: list[ObjectMeta] = []
+        async for page in lane.store.list(f"{run_root}{folder}{PACKS}"):
+            found += (meta for meta in page if is_index(meta.key))
+        return found
+
+    listed = list(folders)
+    answers = await map_bounded(ask, listed, limit=READ_AT_ONCE) if listed else []
+    return [meta for answer in answers for meta in answer]
+
+
+async def read_indices(lane: Lane, metas: Sequence[ObjectMeta]) -> list[FoundIndex]:
+    """
+    Return those indices that are still there.
+
+    Raises:
+        IntegrityError: one is damaged.
+        ConfigurationError: one was written by a newer version of asyncstore.
+    """
+    found = await map_bounded(partial(_read_one, lane), metas, limit=READ_AT_ONCE) if metas else []
+    return [one for one in found if one is not None]
+
+
+def is_index(key: str) -> bool:
+    """Tell whether a key is that of an index."""
+    return is_own(key) and (parsed := parse(key)) is not None and parsed.number is None
+
+
+async def _list_on_the_way(lane: Lane, place: Place, names: Iterable[str]) -> list[ObjectMeta]:
+    folders = {f"{folder}/" if (folder := folder_of(place.folder + name)) else "" for name in names}
+    above = {one for folder in folders for one in folders_down_to(folder)}
+    return await list_indices(lane, _run_root(place), sorted(above))
+
+
+async def _read(
+    lane: Lane, place: Place, metas: Sequence[ObjectMeta], wanted: Callable[[str], bool] | None = None
+) -> dict[str, PackedMeta]:
+    if not metas:
+        return {}
+    witness(meta.key for meta in metas)
+    return await in_thread(merged, place, await read_indices(lane, metas), wanted)
+
+
+async def _read_one(lane: Lane, meta: ObjectMeta) -> FoundIndex | None:
+    data = memoryview(bytearray(meta.size_bytes))
+
+    def take(block: memoryview, offset: int) -> None:
+        data[offset : offset + len(block)] = block
+
+    try:
+        if meta.size_bytes:
+            async with lane.request(charge_down(meta.size_bytes, 2 * meta.size_bytes)):
+                await lane.store.read_into(meta.key, (0, meta.size_bytes), take)
+    except NotFoundError:
+        return None
+    return FoundIndex(meta, await in_thread(decode, data, f"{lane.store.location}/{meta.key}"))
+
+
+def _by_name(place: Place, metas: Iterable[ObjectMeta]) -> dict[str, ObjectMeta]:
+    # A marker of the very folder that is listed is shown as a key above it.
+    return {place.name_of(meta.key): meta for meta in metas if meta.key.startswith(place.root) and not is_own(meta.key)}
+
+
+def _run_root(place: Place) -> str:
+    return f"{place.prefix}{place.run_id}/"

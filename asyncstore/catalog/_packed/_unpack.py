@@ -1,0 +1,70 @@
+"""Packed files that become objects of their own in another run, because that has such an object of their name."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from asyncstore._core.threads import in_thread
+from asyncstore.catalog._land import check_digest
+from asyncstore.catalog._metadata import file_metadata
+from asyncstore.catalog._packed._fill import MemoryBody
+from asyncstore.catalog._packed._read import PIECES_AT_ONCE, digest_of, piece_read
+from asyncstore.catalog._packed._shares import Piece
+from asyncstore.catalog._packed._turns import all_of
+from asyncstore.catalog._paths import is_marker
+from asyncstore.catalog._scan import Identity
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from asyncstore.catalog._lane import Passage
+    from asyncstore.catalog._paths import Place
+    from asyncstore.catalog._plan import PlannedFile
+    from asyncstore.catalog._tally import Tally
+
+__all__ = ["Unpack"]
+
+
+class Unpack:
+    """
+    Reads packed files and puts them as objects.
+
+    Args:
+        passage: the way to the store.
+        target: where the objects go.
+        tally: told of each file.
+    """
+
+    def __init__(self, passage: Passage, target: Place, tally: Tally) -> None:
+        self._passage = passage
+        self._target = target
+        self._tally = tally
+        self.digests: dict[str, str] = {}
+        """Of what is in the target now, by name; failures are in the tally."""
+
+    async def run(self, files: Sequence[PlannedFile]) -> None:
+        """Put all files."""
+        await all_of([partial(self._move, file) for file in files], limit=PIECES_AT_ONCE)
+
+    async def _move(self, file: PlannedFile) -> None:
+        name = self._target.full_name(file.name)
+        with self._tally.failing(name):
+            piece = Piece(file.pack, file.offset, file.offset + file.size_bytes, [file])
+            async with piece_read(self._passage, piece) as (buffer, transfer):
+                digest = await in_thread(digest_of, buffer)
+                check_digest(name, digest, file.digest)
+                body = MemoryBody(name, buffer, digest)
+                await self._passage.lane.store.put_file(
+                    self._target.key(file.name), body, metadata=_metadata(file), transfer=transfer
+                )
+            if not is_marker(file.name):
+                self.digests[file.name] = digest
+            self._tally.done(name)
+
+
+def _metadata(file: PlannedFile) -> dict[str, str]:
+    if is_marker(file.name):
+        return {}
+    identity = None if file.mtime_ns is None else Identity(0, 0, file.size_bytes, file.mtime_ns, 0)
+    return dict(file_metadata(file._replace(identity=identity), file.digest))

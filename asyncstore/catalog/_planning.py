@@ -1,0 +1,255 @@
+"""Plans made: both sides are looked at, what is doubtful is looked into, and nothing is changed."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import itertools
+import os
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from asyncstore._core.concurrency import both
+from asyncstore._core.threads import in_thread
+from asyncstore.catalog._decide import Sides, decide_get, decide_put, decide_sync, doubts_of_put
+from asyncstore.catalog._digests import local_digests
+from asyncstore.catalog._find import HEADS_LIMIT, find, find_around, list_all, real_files
+from asyncstore.catalog._land import look
+from asyncstore.catalog._packed._decide import settled, usable_base
+from asyncstore.catalog._packed._find import files_of
+from asyncstore.catalog._packed._meta import located
+from asyncstore.catalog._paths import Place, check_names, folder_of, is_marker, marker, refusals, reserved
+from asyncstore.catalog._plan import Kind, Layout, PlannedFile, TransferPlan
+from asyncstore.catalog._refusals import check_beside, check_root, check_targets
+from asyncstore.catalog._scan import LocalFile, real_folder, walk
+from asyncstore.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from asyncstore.catalog._lane import Lane
+    from asyncstore.catalog._packed._find import Look
+    from asyncstore.catalog._paths import ComputeFolder
+    from asyncstore.catalog._patterns import Matcher
+    from asyncstore.objects.base import ObjectMeta
+
+__all__ = ["Planner"]
+
+_SCAN_STEP = 1000
+"""Files walked, or looked at, in one hop to a thread."""
+
+_NOTHING = Sides()
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """
+    Makes plans.
+
+    Args:
+        lane: the store and its limits.
+        prefix: what keys begin with.
+        where: the storage, for messages.
+        own: folder that the catalog keeps its objects in, a real path; empty if that is no folder.
+        layout: how small files are stored.
+    """
+
+    lane: Lane
+    prefix: str
+    where: str
+    own: str = ""
+    layout: Layout = "plain"
+
+    async def put(
+        self,
+        folder: ComputeFolder,
+        run_id: str,
+        matcher: Matcher,
+        *,
+        synced: Mapping[str, str],
+        base_run_id: str | None,
+        allow_no_match: bool,
+        refuse: bool,
+    ) -> TransferPlan:
+        """Plan a put; names that are not safe are raised, or else, where not ``refuse``, planned as refused."""
+        place = Place.of(self.prefix, run_id, folder.part)
+        root = await in_thread(real_folder, folder.local)
+        check_root(root, self.own)
+        look: Look = self._look_for_packs("needed" if synced else "shown")
+        files, empty, listed = await self._scan_and_list(root, place, matcher, look)
+        names = [file.name for file in files]
+        if not allow_no_match:
+            _require_matches(matcher, [*names, *empty], f"in compute data folder {str(folder.local)!r}")
+        refused = await _refusals([*names, *map(marker, empty)], place, refuse)
+        if refused:
+            names = [name for name in names if name not in refused]
+            empty = [name for name in empty if marker(name) not in refused]
+        base_place = Place.of(self.prefix, base_run_id, folder.part) if base_run_id else None
+        existing, base = await both(
+            lambda: find_around(self.lane, place, matcher, [*names, *map(marker, empty)], look, listed=listed),
+            lambda: self._found(base_place, matcher, names),
+        )
+        base = usable_base(base, existing, self.layout)
+        await check_beside(self.lane, names, existing)
+        safe = [file for file in files if file.name not in refused] if refused else files
+        sides = await self._looked_into(safe, Sides(existing, base, synced))
+
+        def decide() -> TransferPlan:
+            planned = settled([decide_put(file, sides) for file in safe], base, existing, self.layout)
+            if refused:
+                planned += [
+                    PlannedFile(file.name, "refuse", file.size_bytes, refused[file.name])
+                    for file in files
+                    if file.name in refused
+                ]
+                planned += [PlannedFile(name, "refuse", 0, why) for name, why in refused.items() if is_marker(name)]
+            planned += [_planned_marker(marker(name), existing) for name in empty]
+            return self._plan("put", place, root, planned)
+
+        # In a thread, as all that takes long with many files: the loop has others to serve.
+        return await in_thread(decide)
+
+    async def get(
+        self, folder: ComputeFolder, run_id: str, matcher: Matcher, *, allow_no_match: bool, refuse: bool
+    ) -> TransferPlan:
+        """Plan a get; see :meth:`put` for ``refuse``."""
+        place = Place.of(self.prefix, run_id, folder.part)
+        found = await find(self.lane, place, matcher, matcher.literals, self._look_for_packs("needed"))
+        objects = await real_files(self.lane, {name: found[name] for name in found if _is_meant(matcher, name)})
+        if matcher.patterns and not objects and not await self._has_anything(run_id) and not allow_no_match:
+            raise NotFoundError(f"run {run_id!r} has no data in {self.where}: is the run id right?")
+        names = sorted(objects)
+        if not allow_no_match:
+            _require_matches(matcher, names, f"in {self.where}/{place.root}")
+        root = await in_thread(os.path.realpath, folder.local)
+        check_root(root, self.own)
+        refused = await _refusals(names, place, refuse)
+        safe = [name for name in names if name not in refused] if refused else names
+        present = await self._look(root, [name for name in safe if not is_marker(name)], clean=refuse)
+        same_size = [name for name, file in present.items() if file.size_bytes == objects[name].size_bytes]
+        sides = await self._compared([present[name] for name in same_size], [objects[name] for name in same_size])
+
+        def decide() -> TransferPlan:
+            planned = [_decided_get(name, objects[name], present, sides, root) for name in safe]
+            planned += [PlannedFile(name, "refuse", objects[name].size_bytes, why) for name, why in refused.items()]
+            return self._plan("get", place, root, planned)
+
+        return await in_thread(decide)
+
+    async def sync(self, previous_run_id: str, run_id: str) -> TransferPlan:
+        """Plan a copy from one run to another."""
+        source, target = Place.of(self.prefix, previous_run_id), Place.of(self.prefix, run_id)
+        found = await self._all_of(source)
+        if not found:
+            raise NotFoundError(f"run {previous_run_id!r} has no data in {self.where}: is the run id right?")
+        existing = await self._all_of(target)
+        same = [meta for name, meta in existing.items() if name in found and found[name].size_bytes == meta.size_bytes]
+        files = {name: meta for name, meta in found.items() if not is_marker(name)}
+        remote = await self.lane.digests([*files.values(), *same])
+        sides = Sides(existing, remote=remote)
+        decided = (decide_sync(name, meta, sides) for name, meta in found.items())
+        planned = settled((file for file in decided if file is not None), found, existing, self.layout)
+        return self._plan("sync", target, "", planned)
+
+    def _plan(self, kind: Kind, place: Place, root: str, files: Sequence[PlannedFile]) -> TransferPlan:
+        ordered = tuple(sorted(files, key=lambda file: file.name))
+        return TransferPlan(kind, place.run_id, place.folder, root, f"{self.where}/{place.root}", ordered, self.layout)
+
+    def _look_for_packs(self, otherwise: Look) -> Look:
+        return "always" if self.layout == "packed" else otherwise
+
+    async def _all_of(self, place: Place) -> dict[str, ObjectMeta]:
+        listed = await list_all(self.lane, place)
+        return await real_files(self.lane, await files_of(self.lane, place, listed.values()))
+
+    async def _scan_and_list(
+        self, root: str, place: Place, matcher: Matcher, look: Look
+    ) -> tuple[builtins.list[LocalFile], builtins.list[str], dict[str, ObjectMeta] | None]:
+        """Look at both sides at the same time as soon as it is clear that there is much to list."""
+        looked = asyncio.Event()
+        files: builtins.list[LocalFile] = []
+
+        async def scan() -> builtins.list[str]:
+            try:
+                return await self._scan(root, matcher, files, looked)
+            finally:
+                looked.set()
+
+        async def list_many() -> dict[str, ObjectMeta] | None:
+            await looked.wait()
+            return await find(self.lane, place, matcher, None, look) if len(files) > HEADS_LIMIT else None
+
+        empty, listed = await both(scan, list_many)
+        return files, empty, listed
+
+    async def _scan(
+        self, root: str, matcher: Matcher, files: builtins.list[LocalFile], looked: asyncio.Event
+    ) -> builtins.list[str]:
+        """Add the files that are meant to ``files``, and return the folders that are empty."""
+        found = walk(root, matcher, leave_out=self.own)
+        empty: builtins.list[str] = []
+        while step := await in_thread(lambda: builtins.list(itertools.islice(found, _SCAN_STEP))):
+            for one in step:
+                if type(one) is LocalFile:
+                    files.append(one)
+                else:
+                    empty.append(one.name)
+            looked.set()
+        return empty
+
+    async def _found(self, place: Place | None, matcher: Matcher, names: Sequence[str]) -> Mapping[str, ObjectMeta]:
+        return {} if place is None else await find(self.lane, place, matcher, names, self._look_for_packs("shown"))
+
+    async def _looked_into(self, files: Sequence[LocalFile], sides: Sides) -> Sides:
+        doubts = await in_thread(doubts_of_put, files, sides)
+        looked = await self._compared(doubts.files, doubts.objects)
+        return Sides(sides.existing, sides.base, sides.synced, looked.local, looked.remote)
+
+    async def _compared(self, files: Sequence[LocalFile], objects: Sequence[ObjectMeta]) -> Sides:
+        if not files:
+            return _NOTHING
+        local, remote = await both(lambda: local_digests(files, self.lane.known), lambda: self.lane.digests(objects))
+        return Sides(local=local, remote=remote)
+
+    async def _has_anything(self, run_id: str) -> bool:
+        # A HEAD cannot say that there is no bucket, or that the secret is wrong: here the storage does.
+        listing = await self.lane.store.list_folder(Place.of(self.prefix, run_id).root)
+        return bool(listing.folders or listing.objects)
+
+    async def _look(self, root: str, names: Sequence[str], *, clean: bool) -> dict[str, LocalFile]:
+        if not names or not await in_thread(os.path.isdir, root):
+            return {}
+        await in_thread(check_targets, root, names, self.own)
+        return await in_thread(partial(look, root, names, clean=clean))
+
+
+def _decided_get(name: str, meta: ObjectMeta, present: Mapping[str, LocalFile], sides: Sides, root: str) -> PlannedFile:
+    if is_marker(name) and os.path.isdir(os.path.join(root, folder_of(name))):
+        return PlannedFile(name, "skip", 0, "the folder is there")
+    return located(decide_get(name, meta, present, sides), meta)
+
+
+def _planned_marker(name: str, existing: Mapping[str, ObjectMeta]) -> PlannedFile:
+    if name in existing:
+        return PlannedFile(name, "skip", 0, "the empty folder is known")
+    return PlannedFile(name, "upload", 0, "an empty folder")
+
+
+def _is_meant(matcher: Matcher, name: str) -> bool:
+    if is_marker(name):
+        return matcher.means_folder(folder_of(name))
+    return matcher.matches(name) and not reserved(name)
+
+
+def _require_matches(matcher: Matcher, names: Sequence[str], where: str) -> None:
+    missing = matcher.unmatched(names)
+    if missing:
+        raise NotFoundError(f"nothing {where} matches {', '.join(map(repr, missing))}")
+
+
+async def _refusals(names: Sequence[str], place: Place, refuse: bool) -> Mapping[str, str]:
+    if refuse:
+        await in_thread(check_names, names, place)
+        return {}
+    return await in_thread(refusals, names, place)

@@ -1,0 +1,128 @@
+"""Plans carried out."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from asyncstore._core.concurrency import both
+from asyncstore._core.threads import in_thread
+from asyncstore.catalog._copy import Copy
+from asyncstore.catalog._download import Download
+from asyncstore.catalog._find import find, real_files
+from asyncstore.catalog._land import make_root
+from asyncstore.catalog._lane import Passage
+from asyncstore.catalog._packed._get import PackedGet
+from asyncstore.catalog._packed._meta import PackedMeta
+from asyncstore.catalog._packed._run import PackedMoves
+from asyncstore.catalog._packed._verify import PackedVerification
+from asyncstore.catalog._paths import Place, check_names, is_marker, reserved
+from asyncstore.catalog._refusals import check_folding
+from asyncstore.catalog._tally import Tally
+from asyncstore.catalog._upload import Upload
+from asyncstore.catalog._verify import Verification, VerifyReport
+from asyncstore.errors import NotFoundError, UnsafePathError
+
+if TYPE_CHECKING:
+    from asyncstore.catalog._lane import Lane
+    from asyncstore.catalog._patterns import Matcher
+    from asyncstore.catalog._plan import PlannedFile, TransferPlan
+    from asyncstore.catalog._tally import ProgressHook
+
+__all__ = ["run_plan", "verify_run"]
+
+_VERBS = {"put": "put into", "get": "get from", "sync": "copy to"}
+
+
+async def run_plan(
+    lane: Lane,
+    prefix: str,
+    plan: TransferPlan,
+    *,
+    bytes_s: float | None,
+    keep_times: bool,
+    on_progress: ProgressHook | None,
+) -> dict[str, str]:
+    """
+    Do what a plan says and return the digests of what is there now, by name.
+
+    Raises:
+        UnsafePathError: the plan refuses a file, so that nothing is moved.
+        TransferError: some files failed.
+    """
+    files = plan.by_action()
+    if refused := files["refuse"]:
+        raise UnsafePathError(f"nothing was moved: {'; '.join(f'{file.name!r} {file.reason}' for file in refused[:5])}")
+    place = Place.of(prefix, plan.run_id, plan.folder)
+    await in_thread(_check, plan, place)
+    real = [file for file in plan.files if not is_marker(file.name)]
+    tally = Tally({place.full_name(file.name): file.size_bytes for file in real}, on_progress)
+    passage = Passage(lane, bytes_s=bytes_s, on_retry=tally.retry)
+    digests = {file.name: file.digest for file in files["skip"] if not is_marker(file.name)}
+    tally.skip_all([place.full_name(name) for name in digests])
+    if plan.kind == "get":
+        digests |= await _get(passage, place, plan, files["download"], tally, keep_times=keep_times)
+    else:
+        upload, copy = Upload(passage, place, tally), Copy(passage, place, tally)
+        packed = PackedMoves(passage, place, tally, plan)
+        await both(
+            lambda: both(
+                lambda: upload.run([file for file in packed.others if file.action == "upload"]),
+                lambda: copy.run([file for file in packed.others if file.action == "copy"]),
+            ),
+            packed.run,
+        )
+        digests |= upload.digests | copy.digests | packed.digests
+    tally.finish(_VERBS[plan.kind], plan.where)
+    return digests
+
+
+def _check(plan: TransferPlan, place: Place) -> None:
+    """Refuse what no plan of ours says: it may come from elsewhere."""
+    moved = [file for file in plan.files if file.action != "skip"]
+    check_names([file.name for file in moved], place)
+    root = f"{plan.local.rstrip('/')}/"
+    for file in moved:
+        if file.path and not os.path.normpath(file.path).startswith(root):
+            raise UnsafePathError(f"nothing was moved: {file.path!r} does not lie in {plan.local!r}")
+
+
+async def _get(
+    passage: Passage, place: Place, plan: TransferPlan, wanted: list[PlannedFile], tally: Tally, *, keep_times: bool
+) -> dict[str, str]:
+    if not wanted:
+        return {}
+    root = await in_thread(make_root, plan.local)
+    await in_thread(check_folding, root, [file.name for file in plan.files])
+    download = Download(passage, place, root=root, keep_times=keep_times, tally=tally)
+    unpack = PackedGet(passage, place, root=root, keep_times=keep_times, tally=tally)
+    await both(
+        lambda: download.run([file for file in wanted if not file.pack]),
+        lambda: unpack.run([file for file in wanted if file.pack]),
+    )
+    return download.digests | unpack.digests
+
+
+async def verify_run(
+    lane: Lane, place: Place, matcher: Matcher, bytes_s: float | None, on_progress: ProgressHook | None
+) -> VerifyReport:
+    """
+    Read the objects of a run that are meant again, and tell which of them are what was put.
+
+    Raises:
+        NotFoundError: there are none.
+    """
+    found = await real_files(lane, await find(lane, place, matcher, None, "always"))
+    metas = {name: meta for name, meta in found.items() if matcher.matches(name) and not reserved(name)}
+    if not metas:
+        raise NotFoundError(f"nothing in {lane.store.location}/{place.root} is to be verified: is the run id right?")
+    tally = Tally({name: meta.size_bytes for name, meta in metas.items()}, on_progress)
+    passage = Passage(lane, bytes_s=bytes_s, on_retry=tally.retry)
+    verification, packed = Verification(passage, place, tally), PackedVerification(passage, place, tally)
+    await both(
+        lambda: verification.run([meta for meta in metas.values() if not isinstance(meta, PackedMeta)]),
+        lambda: packed.run([meta for meta in metas.values() if isinstance(meta, PackedMeta)]),
+    )
+    return VerifyReport(
+        sorted(verification.verified + packed.verified), sorted(verification.unverifiable), dict(tally.failed)
+    )

@@ -1,0 +1,54 @@
+"""What transfers that died have left behind, found and removed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING
+
+from asyncstore._core.concurrency import for_each
+from asyncstore._core.threads import in_thread
+from asyncstore.catalog._land import sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import timedelta
+
+    from asyncstore.catalog._lane import Lane
+    from asyncstore.objects.base import PendingUpload
+
+__all__ = ["SweepReport", "sweep_folders", "sweep_uploads"]
+
+
+@dataclass(frozen=True, slots=True)
+class SweepReport:
+    """What was removed, or would be."""
+
+    uploads: list[PendingUpload] = field(default_factory=list)
+    """Multipart uploads that were aborted; their parts cost money until then."""
+    temp_files: list[str] = field(default_factory=list)
+    """Paths of files that were on their way."""
+    packs: list[str] = field(default_factory=list)
+    """Keys of packs that no index names."""
+
+
+async def sweep_uploads(lane: Lane, prefix: str, older_than: timedelta, *, dry_run: bool) -> list[PendingUpload]:
+    """Abort uploads of keys under ``prefix`` that were begun ``older_than`` ago or earlier, and return them."""
+    until = datetime.now(UTC) - older_than
+    old = [upload for upload in await lane.store.list_uploads(prefix) if upload.begun_at <= until]
+    if old and not dry_run:
+        await for_each(lane.store.abort_upload, old, limit=min(lane.workers, len(old)))
+    return old
+
+
+async def sweep_folders(folders: Sequence[str], older_than: timedelta, *, dry_run: bool) -> list[str]:
+    """Remove files on their way that nobody has written to for ``older_than``, and return their paths."""
+    found: list[str] = []
+    for folder in folders:
+        root = await in_thread(os.path.realpath, folder)
+        if await in_thread(os.path.isdir, root):
+            names = await in_thread(partial(sweep, root, older_than.total_seconds(), dry_run=dry_run))
+            found += [os.path.join(root, name) for name in names]
+    return found

@@ -1,0 +1,129 @@
+"""What becomes of each file, decided without I/O."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from datetime import UTC, datetime
+
+import pytest
+
+from asyncstore.catalog import TransferPlan
+from asyncstore.catalog._decide import Sides, decide_get, decide_put, decide_sync, doubts_of_put
+from asyncstore.catalog._plan import PlannedFile
+from asyncstore.catalog._scan import Identity, LocalFile
+from asyncstore.errors import InvalidValueError
+from asyncstore.objects.base import ObjectMeta
+
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+
+
+def local(name: str = "a", size: int = 3) -> LocalFile:
+    return LocalFile(name, f"/data/{name}", Identity(1, 2, size, 3, 4), 0o644, 5)
+
+
+def stored(name: str = "a", size: int = 3, run: str = "run") -> ObjectMeta:
+    return ObjectMeta(f"{run}/data/{name}", size, '"e"', NOW)
+
+
+# Putting.
+
+
+@pytest.mark.parametrize(
+    ("sides", "action", "reason"),
+    [
+        (Sides(), "upload", "not there yet"),
+        (Sides({"a": stored(size=4)}), "upload", "other contents"),
+        (Sides({"a": stored()}, local={"a": "x"}, remote={"run/data/a": "x"}), "skip", "same contents"),
+        (Sides({"a": stored()}, local={"a": "x"}, remote={"run/data/a": "y"}), "upload", "other contents"),
+        # Neither digest is known: that is no reason to leave it alone.
+        (Sides({"a": stored()}), "upload", "other contents"),
+        (Sides({"a": stored(size=9)}, synced={"a": "x"}, local={"a": "x"}), "skip", "as it was synced"),
+        (Sides({"a": stored(size=9)}, synced={"a": "y"}, local={"a": "x"}), "upload", "other contents"),
+        # What was synced and is gone is put again.
+        (Sides(synced={"a": "x"}, local={"a": "x"}), "upload", "not there yet"),
+        (
+            Sides(base={"a": stored(run="base")}, local={"a": "x"}, remote={"base/data/a": "x"}),
+            "copy",
+            "same contents in the base run",
+        ),
+        (Sides(base={"a": stored(run="base")}, local={"a": "x"}, remote={"base/data/a": "y"}), "upload", "not there"),
+    ],
+)
+def test_what_becomes_of_a_local_file(sides: Sides, action: str, reason: str) -> None:
+    planned = decide_put(local(), sides)
+    assert planned.action == action
+    assert reason in planned.reason
+    if action == "upload":
+        assert (planned.path, planned.identity, planned.mode) == ("/data/a", local().identity, 0o644)
+    if action == "copy":
+        assert (planned.source, planned.etag) == ("base/data/a", '"e"')
+
+
+def test_only_what_decides_is_looked_into() -> None:
+    files = [local("new"), local("other-size"), local("same-size"), local("synced"), local("in-base")]
+    sides = Sides(
+        {"other-size": stored("other-size", 9), "same-size": stored("same-size"), "synced": stored("synced", 9)},
+        {"in-base": stored("in-base", run="base"), "other-size": stored("other-size", 8, run="base")},
+        {"synced": "x", "new": "x"},
+    )
+    doubts = doubts_of_put(files, sides)
+    assert [file.name for file in doubts.files] == ["same-size", "synced", "in-base"]
+    assert [meta.key for meta in doubts.objects] == ["run/data/same-size", "base/data/in-base"]
+
+
+# Getting, and copying between runs.
+
+
+def test_what_becomes_of_an_object_that_is_wanted() -> None:
+    same = Sides(local={"a": "x"}, remote={"run/data/a": "x"})
+    assert decide_get("a", stored(), {}, same).action == "download"
+    assert decide_get("a", stored(), {"a": local()}, same).action == "skip"
+    assert decide_get("a", stored(), {"a": local(size=4)}, same).action == "download"
+    assert decide_get("a", stored(), {"a": local()}, Sides(local={"a": "y"}, remote={"run/data/a": "x"})).action == (
+        "download"
+    )
+    assert decide_get("a", stored(), {"a": local()}, Sides()).action == "download"
+
+
+def test_what_stays_with_the_run_that_wrote_it() -> None:
+    assert decide_sync("data/step.execution.log", stored(), Sides()) is None
+    assert decide_sync("data/.asyncstore/x", stored(), Sides()) is None
+    marker = decide_sync("data/empty/.asyncstore", stored(size=0), Sides())
+    assert marker is not None
+    assert marker.action == "copy"
+
+
+# Plans.
+
+
+def plan(*files: PlannedFile) -> TransferPlan:
+    return TransferPlan("put", "run", "data/", "/data", "s3://b/run/data/", files)
+
+
+def test_a_plan_survives_json_and_pickle() -> None:
+    made = plan(decide_put(local(), Sides()), PlannedFile("b", "skip", 1, "same contents", digest="x"))
+    assert TransferPlan.from_json(json.loads(json.dumps(made.to_json()))) == made
+    assert pickle.loads(pickle.dumps(made)) == made
+    with pytest.raises(InvalidValueError, match="no plan"):
+        TransferPlan.from_json({"files": [{"name": "a"}]})
+
+
+def test_a_plan_is_split_into_shares_of_about_the_same_size() -> None:
+    files = [PlannedFile(f"{number:03}", "upload", size, "") for number, size in enumerate([100, 1, 50, 50, 2] * 20)]
+    made = plan(*files)
+    parts = made.split(4)
+    assert sorted(file for part in parts for file in part.files) == sorted(files)
+    assert max(len(part.files) for part in parts) - min(len(part.files) for part in parts) <= 1
+    large = plan(*(PlannedFile(str(number), "upload", number * 10**9, "") for number in range(1, 9)))
+    loads = [part.moved_bytes for part in large.split(3)]
+    assert max(loads) <= 1.25 * min(loads)
+    assert len(plan(*files[:2]).split(9)) == 2
+    with pytest.raises(InvalidValueError):
+        made.split(0)
+
+
+def test_a_plan_is_summed_up() -> None:
+    made = plan(PlannedFile("a", "upload", 5, ""), PlannedFile("b", "skip", 7, ""), PlannedFile("c", "upload", 1, ""))
+    assert made.counts() == {"upload": 2, "skip": 1}
+    assert made.moved_bytes == 6
