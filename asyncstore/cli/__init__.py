@@ -20,4 +20,7 @@ def main() -> None:
             raise
         sys.stderr.write(f"error: the command line needs {missing}: pip install 'asyncstore[cli]'\n")
         sys.exit(2)
+    except KeyboardInterrupt:
+        # What is imported takes half a second.
+        sys.exit(130)
     sys.exit(app.run(sys.argv[1:]))

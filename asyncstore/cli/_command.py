@@ -18,7 +18,7 @@ from asyncstore.cli._output import Output, OutputError, abandon_stdout, flush_st
 from asyncstore.services import open_services
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from asyncstore.services import Services
 
@@ -50,9 +50,9 @@ class Session:
         """Whether a program reads the output."""
         return self.output.as_json
 
-    def services(self) -> Services:
-        """Return the services of the configuration, to be opened with ``async with``."""
-        return open_services(self.config)
+    def services(self, catalog_options: Mapping[str, Any] | None = None) -> Services:
+        """Return the services of the configuration, to be opened with ``async with``; the options go before its own."""
+        return open_services(self.config, catalog_options=catalog_options)
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ class Shared:
 
 
 def command(
-    app: typer.Typer, name: str, *, before: Callable[..., None] | None = None
+    app: typer.Typer, name: str, *, before: Callable[..., None] | None = None, interrupted: str = ""
 ) -> Callable[[Work], Callable[..., None]]:
     """
     Register ``async def work(session, …)`` as a command of ``app``.
@@ -74,13 +74,14 @@ def command(
     count as well when they stand before the command. ``before`` is called with the same arguments before there is a
     loop: what asks the user belongs there, where Ctrl-C ends it and nothing is held open meanwhile. Work that asks
     half-way is a plain function, and runs a loop of its own before the question and another one after it.
+    ``interrupted`` says what Ctrl-C leaves behind.
     """
 
     def register(work: Work) -> Callable[..., None]:
         @functools.wraps(work)
         def run(ctx: typer.Context, config: Path | None, as_json: bool, debug: bool, **arguments: Any) -> None:
             session = _session(ctx, config, as_json=as_json, debug=debug)
-            with _reported(session):
+            with _reported(session, interrupted):
                 if before is not None:
                     before(session, **arguments)
                 _run(work, session, arguments)
@@ -129,12 +130,12 @@ async def _awaited(doing: Awaitable[None]) -> None:
 
 
 @contextmanager
-def _reported(session: Session) -> Iterator[None]:
+def _reported(session: Session, interrupted: str) -> Iterator[None]:
     """Turn what goes wrong within into a line on stderr and an exit code."""
     try:
         yield
     except (KeyboardInterrupt, typer.Abort):
-        session.output.note("interrupted")
+        session.output.note(f"interrupted: {interrupted}" if interrupted else "interrupted")
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
         # Whoever read the output has seen enough (``| head``).

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import traceback
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from rich.table import Table
+
 from asyncstore._core.readable import describe_error
+from asyncstore.cli._output import clean
 from asyncstore.errors import (
     AccessDeniedError,
     AsyncStoreError,
@@ -22,9 +26,20 @@ from asyncstore.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from asyncstore.cli._output import Output
 
-__all__ = ["EXIT_CODES_HELP", "FAILED", "INTERRUPTED", "USAGE", "exit_code", "report"]
+__all__ = [
+    "EXIT_CODES_HELP",
+    "FAILED",
+    "INTERRUPTED",
+    "USAGE",
+    "exit_code",
+    "failures_code",
+    "report",
+    "show_failures",
+]
 
 FAILED = 1
 USAGE = 2
@@ -52,14 +67,20 @@ _HINTS: tuple[tuple[type[AsyncStoreError], str], ...] = (
     (UnavailableError, "is the address right, and the server up? 'asyncstore config check' tries each service"),
 )
 _FAILURES_SHOWN = 10
+_GO_ON = "the same command moves what is missing"
 
 
 def exit_code(error: BaseException) -> int:
     """Return the exit code that stands for an error; a transfer's is that of its failures if they agree."""
     if isinstance(error, TransferError):
-        codes = {exit_code(failure) for failure in error.failed.values()}
-        return codes.pop() if len(codes) == 1 else FAILED
+        return failures_code(error.failed.values())
     return next((code for cls, code in _CODES if isinstance(error, cls)), FAILED)
+
+
+def failures_code(failures: Iterable[BaseException]) -> int:
+    """Return the exit code of several failures: theirs if they agree."""
+    codes = {exit_code(failure) for failure in failures}
+    return codes.pop() if len(codes) == 1 else FAILED
 
 
 def report(error: Exception, output: Output, *, debug: bool) -> int:
@@ -70,10 +91,29 @@ def report(error: Exception, output: Output, *, debug: bool) -> int:
     if not isinstance(error, AsyncStoreError) or isinstance(error, ClosedError):
         output.error(f"unexpected {describe_error(error)}", "" if debug else "--debug shows where; please report it")
         return FAILED
-    output.error(str(error) or describe_error(error), _hint(error))
     if isinstance(error, TransferError):
-        _report_failures(error, output)
+        _report_transfer(error, output)
+    else:
+        output.error(str(error) or describe_error(error), _hint(error))
+        for note in getattr(error, "__notes__", ()):
+            output.note(note)
     return exit_code(error)
+
+
+def show_failures(failed: Mapping[str, BaseException], output: Output) -> None:
+    """Print files and why they failed to stderr, the first of them."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in ("FILE", "WHY"):
+        table.add_column(heading, overflow="fold")
+    for name, failure in list(failed.items())[:_FAILURES_SHOWN]:
+        table.add_row(clean(name), clean(str(failure) or describe_error(failure)))
+    with output.err.capture() as captured:
+        output.err.print(table)
+    # Where it cannot be printed, the exit code still tells.
+    with suppress(OSError):
+        output.err.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+    if len(failed) > _FAILURES_SHOWN:
+        output.note(f"… and {len(failed) - _FAILURES_SHOWN:,} more, all of them with --json")
 
 
 def _first_leaf(error: Exception) -> Exception:
@@ -87,8 +127,12 @@ def _hint(error: AsyncStoreError) -> str:
     return next((hint for cls, hint in _HINTS if isinstance(error, cls)), "")
 
 
-def _report_failures(error: TransferError, output: Output) -> None:
-    for name, failure in list(error.failed.items())[:_FAILURES_SHOWN]:
-        output.note(f"  {name}: {failure}")
-    if len(error.failed) > _FAILURES_SHOWN:
-        output.note(f"  … and {len(error.failed) - _FAILURES_SHOWN} more")
+def _report_transfer(error: TransferError, output: Output) -> None:
+    done, skipped, failed = len(error.done), len(error.skipped), len(error.failed)
+    if output.as_json:
+        why = {name: str(failure) for name, failure in error.failed.items()}
+        output.json({"done": error.done, "skipped": error.skipped, "failed": why})
+    else:
+        show_failures(error.failed, output)
+    summary = f"{done:,} done, {skipped:,} unchanged, {failed:,} failed"
+    output.error(f"not all files were moved: {summary}", _GO_ON)

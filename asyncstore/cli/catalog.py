@@ -1,55 +1,108 @@
-"""``asyncstore catalog``: move the data of runs."""
+"""
+``asyncstore catalog``: move the data of runs.
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+:mod:`_catalog_plan` has what carries out plans, :mod:`_catalog_upkeep` what checks and tidies up.
+"""
+
 from typing import Annotated
 
 import typer
 
-from asyncstore.catalog import ProgressHook, TransferProgress
+from asyncstore.cli import _catalog_plan, _catalog_upkeep
+from asyncstore.cli._catalog_options import (
+    GOES_ON,
+    AllowNoMatchOption,
+    ConcurrencyOption,
+    DryRunOption,
+    ExcludeOption,
+    FolderOption,
+    KeepTimesOption,
+    LocalFolderOption,
+    MemoryOption,
+    PatternsArgument,
+    RateOption,
+    RunArgument,
+    limits,
+)
+from asyncstore.cli._catalog_report import carry_out, files, run_first, show_files, show_plan
 from asyncstore.cli._command import Session, command
 from asyncstore.cli._output import clean
-from asyncstore.cli._progress import transfer_progress
-from asyncstore.errors import InvalidValueError, NotFoundError
-from asyncstore.models import DataCatalog
+from asyncstore.errors import NotFoundError
 
 __all__ = ["NAME", "app"]
 
 NAME = "catalog"
-app = typer.Typer(help="Move the data of runs: put, get, list, sync.", no_args_is_help=True)
-
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
-PatternsArgument = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[PATTERN]...", help="Globs within the folder, '**' by default; ** crosses folders, * does not."
-    ),
-]
-FolderOption = Annotated[
-    str | None, typer.Option("--folder", metavar="FOLDER", help="The compute data folder, if not the configured one.")
-]
+app = typer.Typer(help="Move the data of runs: put, get, list, sync; verify it, sweep up.", no_args_is_help=True)
 
 
-@command(app, "put")
+@command(app, "put", interrupted=GOES_ON)
 async def put(
-    session: Session, run_id: RunArgument, patterns: PatternsArgument = None, folder: FolderOption = None
+    session: Session,
+    run_id: RunArgument,
+    patterns: PatternsArgument = None,
+    folder: FolderOption = None,
+    local_folder: LocalFolderOption = None,
+    exclude: ExcludeOption = None,
+    base_run: Annotated[
+        str | None,
+        typer.Option("--base-run", metavar="RUN", help="Copy, inside the storage, what that run has already."),
+    ] = None,
+    allow_no_match: AllowNoMatchOption = False,
+    dry_run: DryRunOption = False,
+    max_memory: MemoryOption = None,
+    max_bandwidth: RateOption = None,
+    max_concurrency: ConcurrencyOption = None,
 ) -> None:
     """Put files of the compute data folder into the catalog."""
-    async with session.services() as services:
-        with _run_first("put", run_id), _counted(session, "putting") as count:
-            entries = await services.catalog.put(patterns or ["**"], run_id, folder, on_progress=count)
-        _show(session, entries, f"in {services.catalog.location}", count.skipped)
+    async with session.services(limits(max_memory, max_bandwidth, max_concurrency)) as services:
+        with run_first("put", run_id):
+            plan = await services.catalog.put(
+                patterns or ["**"],
+                run_id,
+                folder,
+                exclude=exclude or (),
+                local_folder=local_folder,
+                base_run_id=base_run,
+                allow_no_match=allow_no_match,
+                dry_run=True,
+            )
+        if dry_run:
+            show_plan(session, plan)
+        else:
+            await carry_out(session, services.catalog, plan)
 
 
-@command(app, "get")
+@command(app, "get", interrupted=GOES_ON)
 async def get(
-    session: Session, run_id: RunArgument, patterns: PatternsArgument = None, folder: FolderOption = None
+    session: Session,
+    run_id: RunArgument,
+    patterns: PatternsArgument = None,
+    folder: FolderOption = None,
+    local_folder: LocalFolderOption = None,
+    exclude: ExcludeOption = None,
+    keep_times: KeepTimesOption = False,
+    allow_no_match: AllowNoMatchOption = False,
+    dry_run: DryRunOption = False,
+    max_memory: MemoryOption = None,
+    max_bandwidth: RateOption = None,
+    max_concurrency: ConcurrencyOption = None,
 ) -> None:
     """Get files of a run from the catalog into the compute data folder."""
-    async with session.services() as services:
-        with _run_first("get", run_id), _counted(session, "getting") as count:
-            entries = await services.catalog.get(patterns or ["**"], run_id, folder, on_progress=count)
-        _show(session, entries, f"from {services.catalog.location}", count.skipped)
+    async with session.services(limits(max_memory, max_bandwidth, max_concurrency)) as services:
+        with run_first("get", run_id):
+            plan = await services.catalog.get(
+                patterns or ["**"],
+                run_id,
+                folder,
+                exclude=exclude or (),
+                local_folder=local_folder,
+                allow_no_match=allow_no_match,
+                dry_run=True,
+            )
+        if dry_run:
+            show_plan(session, plan)
+        else:
+            await carry_out(session, services.catalog, plan, keep_times=keep_times)
 
 
 @command(app, "list")
@@ -60,58 +113,28 @@ async def list_files(session: Session, run_id: RunArgument) -> None:
         # A catalog that is nowhere keeps nothing, so it cannot lack a run.
         if not entries and services.catalog.location:
             raise NotFoundError(f"run {run_id!r} has no data in {services.catalog.location}: is the run id right?")
-        _show(session, entries, f"in {services.catalog.location}")
+        if session.as_json:
+            session.output.json([entry.model_dump(mode="json") for entry in entries])
+        else:
+            show_files(session, entries)
+            session.output.show(clean(f"{files(len(entries))} in {services.catalog.location}", "dim"))
 
 
-@command(app, "sync")
+@command(app, "sync", interrupted=GOES_ON)
 async def sync(
     session: Session,
     previous_run_id: Annotated[str, typer.Argument(metavar="FROM", help="The run that has the data.")],
     run_id: Annotated[str, typer.Argument(metavar="TO", help="The run that is to have it, too.")],
+    dry_run: DryRunOption = False,
 ) -> None:
     """Copy the data of one run to another, inside the storage."""
     async with session.services() as services:
-        with _counted(session, "copying") as count:
-            entries = await services.catalog.sync_between_runs(previous_run_id, run_id, on_progress=count)
-        _show(session, entries, f"in {services.catalog.location}", count.skipped)
+        plan = await services.catalog.sync_between_runs(previous_run_id, run_id, dry_run=True)
+        if dry_run:
+            show_plan(session, plan)
+        else:
+            await carry_out(session, services.catalog, plan)
 
 
-class _Count:
-    """Passes progress on, and remembers how many files were the same already."""
-
-    def __init__(self, on_progress: ProgressHook) -> None:
-        self._on_progress = on_progress
-        self.skipped = 0
-
-    def __call__(self, progress: TransferProgress, /) -> None:
-        self.skipped = progress.files_skipped
-        self._on_progress(progress)
-
-
-@contextmanager
-def _counted(session: Session, doing: str) -> Iterator[_Count]:
-    with transfer_progress(session.output, doing) as on_progress:
-        yield _Count(on_progress)
-
-
-@contextmanager
-def _run_first(verb: str, run_id: str) -> Iterator[None]:
-    """Say how arguments are ordered where the run id looks like a pattern and nothing was found."""
-    try:
-        yield
-    except (InvalidValueError, NotFoundError) as error:
-        if not set("*?[") & set(run_id):
-            raise
-        hint = f"{error}; the run comes first: asyncstore catalog {verb} RUN [PATTERN]..."
-        raise (NotFoundError if isinstance(error, NotFoundError) else InvalidValueError)(hint) from error
-
-
-def _show(session: Session, entries: Sequence[DataCatalog], where: str, skipped: int = 0) -> None:
-    if session.as_json:
-        session.output.json([entry.model_dump(mode="json") for entry in entries])
-        return
-    if entries:
-        session.output.table(["SHA-256", "FILE"], [(entry.data_hash[:12], entry.name) for entry in entries])
-    count = "1 file" if len(entries) == 1 else f"{len(entries):,} files"
-    unchanged = f", {'all' if skipped == len(entries) else f'{skipped:,}'} unchanged" if skipped else ""
-    session.output.show(clean(f"{count} {where}{unchanged}", "dim"))
+_catalog_plan.register(app)
+_catalog_upkeep.register(app)

@@ -47,15 +47,24 @@ async def make_run_log_store(configuration: Configuration, secrets: SecretSource
     return store
 
 
-async def make_catalog(configuration: Configuration, secrets: SecretSource) -> Catalog:
-    """Make the catalog, not yet open, its placeholders filled."""
+async def make_catalog(
+    configuration: Configuration, secrets: SecretSource, overrides: Mapping[str, Any] | None = None
+) -> Catalog:
+    """
+    Make the catalog, not yet open, its placeholders filled.
+
+    ``overrides`` go before its options, as they are; a catalog that keeps nothing has no options.
+    """
     wanted = configuration.catalog
     if wanted is None:
-        # As it is: its path may hold what looks like a placeholder.
         wanted = await _embedded_catalog()
-        catalog: Catalog = await _made("catalog", wanted, wanted.options)
+        # As it is: its path may hold what looks like a placeholder.
+        options = wanted.options
     else:
-        catalog = await _made("catalog", wanted, await _filled(wanted.options, secrets))
+        options = await _filled(wanted.options, secrets)
+    if overrides and wanted.type != "do-nothing":
+        options = {**options, **overrides}
+    catalog: Catalog = await _made("catalog", wanted, options)
     return catalog
 
 

@@ -31,9 +31,15 @@ class Services(Resource):
     Opening fails as a whole, and closes what was open already, if one of them cannot be opened.
     """
 
-    def __init__(self, config: str | os.PathLike[str] | Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+        *,
+        catalog_options: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self._config = config
+        self._catalog_options = dict(catalog_options or {})
         self._secrets: SecretsProvider | None = None
         self._run_log_store: RunLogStore | None = None
         self._catalog: Catalog | None = None
@@ -101,10 +107,16 @@ class Services(Resource):
         configuration = await read_configuration(self._config)
         self._secrets = await stack.enter_async_context(await make_secrets(configuration))
         self._run_log_store = await stack.enter_async_context(await make_run_log_store(configuration, self._secrets))
-        self._catalog = await stack.enter_async_context(await make_catalog(configuration, self._secrets))
+        self._catalog = await stack.enter_async_context(
+            await make_catalog(configuration, self._secrets, self._catalog_options)
+        )
 
 
-def open_services(config: str | os.PathLike[str] | Mapping[str, Any] | None = None) -> Services:
+def open_services(
+    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    *,
+    catalog_options: Mapping[str, Any] | None = None,
+) -> Services:
     """
     Return the services that ``config`` describes; ``async with`` opens and closes them.
 
@@ -112,5 +124,7 @@ def open_services(config: str | os.PathLike[str] | Mapping[str, Any] | None = No
         config: path of a YAML file, or the mapping that it would hold. Without it, and for a run-log store or catalog
             that it does not name, the embedded default: an SQLite run log and a folder catalog under ``.asyncstore/``
             in the working folder.
+        catalog_options: keys of the catalog's configuration that go before those in ``config``, such as
+            ``max_bandwidth_mb_s``.
     """
-    return Services(config)
+    return Services(config, catalog_options=catalog_options)
