@@ -14,6 +14,7 @@ BENCHMARKS = {
     "smoke": "benchmarks/bench_smoke.py",
     "objects": "benchmarks/bench_runlog_objects.py",
     "database": "benchmarks/bench_runlog_database.py",
+    "catalog": "benchmarks/bench_catalog.py",
 }
 SERVERS_IN_PARALLEL = ["-n", "auto", "--maxprocesses", "8"]
 
@@ -80,3 +81,5 @@ def bench(session: nox.Session) -> None:
     options = list(session.posargs)
     chosen = options.pop(0) if options and options[0] in BENCHMARKS else "smoke"
     session.run("python", BENCHMARKS[chosen], *options)
+    if chosen == "smoke":
+        session.run("python", BENCHMARKS["catalog"], "--quick")

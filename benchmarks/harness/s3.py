@@ -21,16 +21,18 @@ from harness.work import TASKS
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+CLIENT_OPTIONS: dict[str, Any] = {
+    "request_checksum_calculation": "when_required",
+    "response_checksum_validation": "when_required",
+    "s3": {"payload_signing_enabled": False, "addressing_style": "path"},
+}
+"""Of all clients that are made of botocore."""
+
 
 @contextlib.asynccontextmanager
 async def aioboto3_client(endpoint_url: str, region: str) -> AsyncIterator[Any]:
     """Open a client; its keys are those of the environment."""
-    config = AioConfig(
-        max_pool_connections=TASKS,
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-        s3={"payload_signing_enabled": False, "addressing_style": "path"},
-    )
+    config = AioConfig(max_pool_connections=TASKS, **CLIENT_OPTIONS)
     async with aioboto3.Session().client("s3", endpoint_url=endpoint_url, region_name=region, config=config) as client:
         client.meta.events.unregister("before-call.s3", add_expect_header)
         yield client

@@ -46,6 +46,7 @@ class Worker:
         arguments: the module's command line.
         environment: variables to set besides the ones here.
         python: the interpreter; default: this one.
+        deadline_s: longest that one request may take.
     """
 
     def __init__(
@@ -55,7 +56,9 @@ class Worker:
         environment: Mapping[str, str] | None = None,
         *,
         python: str = sys.executable,
+        deadline_s: float = ANSWER_DEADLINE_S,
     ) -> None:
+        self._deadline_s = deadline_s
         self.name = f"{module} {arguments[0]}"
         self._command = [python, "-m", f"harness.{module}", *arguments]
         # What is on this interpreter's path fits no other one.
@@ -124,8 +127,8 @@ class Worker:
             WorkerError: it failed, ended, or did not answer in time.
         """
         assert self._process.stdout
-        if not select.select([self._process.stdout], [], [], ANSWER_DEADLINE_S)[0]:
-            raise self._error(f"no answer within {ANSWER_DEADLINE_S:.0f} s")
+        if not select.select([self._process.stdout], [], [], self._deadline_s)[0]:
+            raise self._error(f"no answer within {self._deadline_s:.0f} s")
         line = self._process.stdout.readline()
         if not line:
             raise self._error("it has ended")
