@@ -14,7 +14,7 @@ from asyncstore.catalog._folders import Folders
 from asyncstore.catalog._land import check_digest, make_folder, write_file
 from asyncstore.catalog._landing import Landing
 from asyncstore.catalog._metadata import mode_of, mtime_ns_of, stored_digest
-from asyncstore.catalog._mover import Mover, Outcome
+from asyncstore.catalog._mover import REMEMBERED_AT_ONCE, Mover, Outcome
 from asyncstore.catalog._paths import folder_of, is_marker
 from asyncstore.catalog._plan import RANGE_BYTES, ranges
 from asyncstore.catalog._tally import FileError, of_one_file
@@ -78,11 +78,12 @@ class Download:
             move=self._get,
             note=lambda file, landed: self._note(file, landed.digest, landed.meta),
             move_large=self._get_large,
+            after_batch=self._remember_many,
         )
         try:
             await mover.run(files)
         finally:
-            await self._passage.lane.remember(self._versions)
+            await self._remember()
 
     def _get(self, file: PlannedFile, objects: BlockingObjects) -> Outcome[_Landed]:
         try:
@@ -114,6 +115,14 @@ class Download:
             self.digests[file.name] = digest
         self._versions.append((file.source, meta.etag, meta.size_bytes, digest))
         self._tally.done(self._place.full_name(file.name))
+
+    async def _remember_many(self) -> None:
+        if len(self._versions) >= REMEMBERED_AT_ONCE:
+            await self._remember()
+
+    async def _remember(self) -> None:
+        versions, self._versions = self._versions, []
+        await self._passage.lane.remember(versions)
 
     def _time_of(self, meta: ObjectMeta) -> int | None:
         return mtime_ns_of(meta) if self._keep_times else None

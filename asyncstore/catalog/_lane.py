@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import resource
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from asyncstore.catalog._known import Known
     from asyncstore.objects.base import BlockingObjects, ObjectMeta, ObjectStore
 
-__all__ = ["PATIENCE", "Lane", "Passage", "fitting_workers"]
+__all__ = ["KNOWN_AT_ONCE", "PATIENCE", "Lane", "Passage", "fitting_workers"]
 
 R = TypeVar("R")
 
@@ -44,6 +43,9 @@ _DESCRIPTORS = 6
 
 _OTHER_DESCRIPTORS = 40
 _LEAST_WORKERS = 2
+
+KNOWN_AT_ONCE = 10_000
+"""Files or objects that are looked up together."""
 
 _HEADS = 32
 """Objects that are described in one hop to a thread."""
@@ -144,10 +146,11 @@ class Lane:
         """Return the digests that need no request, by key, and what is left; reads the cache."""
         found = {meta.key: digest for meta in metas if meta.metadata and (digest := stored_digest(meta))}
         asked = [meta for meta in metas if meta.key not in found] if found else metas
-        if asked and self.known is not None:
-            keys = [meta.key for meta in asked]
-            prefix = os.path.commonprefix([min(keys), max(keys)])  # noqa: RUF071 - of strings, not of paths
-            found |= self.known.digests_at(self.place, asked, prefix)
+        if self.known is not None:
+            # In portions, as rows take more room than what is made of them.
+            asked = sorted(asked, key=lambda meta: meta.key)
+            for start in range(0, len(asked), KNOWN_AT_ONCE):
+                found |= self.known.digests_at(self.place, asked[start : start + KNOWN_AT_ONCE])
         return found, [meta for meta in asked if meta.key not in found]
 
     async def remember(self, objects: Iterable[tuple[str, str, int, str]]) -> None:

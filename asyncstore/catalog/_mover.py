@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from asyncstore.catalog._tally import Tally
     from asyncstore.objects.base import BlockingObjects
 
-__all__ = ["LARGE_AT_ONCE", "Mover", "Outcome"]
+__all__ = ["LARGE_AT_ONCE", "REMEMBERED_AT_ONCE", "Mover", "Outcome"]
 
 LARGE_AT_ONCE = 4
 """Large objects on their way at the same time; each has many parts or ranges on its way."""
+
+REMEMBERED_AT_ONCE = 5000
+"""Files that are noted in the cache together: few writes, and little is kept in memory until then."""
 
 _REQUEST_BYTES = 64 * 1024
 """What a request holds besides its payload."""
@@ -62,6 +65,8 @@ class Mover(Generic[S, D]):
     """Moves a large one and takes note of it."""
     key_written: Callable[[S], str] | None = None
     """The key that moving a small object writes, if it does."""
+    after_batch: Callable[[], Awaitable[None]] | None = None
+    """Awaited after each batch of small objects."""
 
     async def run(self, items: Sequence[S]) -> None:
         """Move all."""
@@ -85,6 +90,8 @@ class Mover(Generic[S, D]):
                 await self._settle(item, outcome)
             # The storage was too busy for the rest.
             batch = batch[len(outcomes) :]
+        if self.after_batch is not None:
+            await self.after_batch()
 
     async def _together(self, batch: Sequence[S]) -> list[Outcome[D]]:
         largest = max(item.size_bytes for item in batch)

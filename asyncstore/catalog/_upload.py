@@ -10,7 +10,7 @@ from asyncstore._core.threads import in_stoppable_thread, in_thread
 from asyncstore._core.traffic import charge_up
 from asyncstore.catalog._body import LocalBody, hash_file
 from asyncstore.catalog._metadata import file_metadata
-from asyncstore.catalog._mover import Mover, Outcome
+from asyncstore.catalog._mover import REMEMBERED_AT_ONCE, Mover, Outcome
 from asyncstore.catalog._paths import is_marker
 from asyncstore.catalog._scan import LocalFile, read_file
 from asyncstore.catalog._tally import FileError, of_one_file
@@ -65,8 +65,7 @@ class Upload:
         self._tally = tally
         self.digests: dict[str, str] = {}
         """Of what is in the catalog now, by name; failures are in the tally."""
-        self._etags: dict[str, str] = {}
-        self._seen: list[tuple[LocalFile, str]] = []
+        self._landed: list[tuple[PlannedFile, str, str]] = []
 
     async def run(self, files: Sequence[PlannedFile]) -> None:
         """Put all files."""
@@ -79,6 +78,7 @@ class Upload:
             note=lambda file, landed: self._note(file, landed.digest, landed.etag),
             move_large=self._put_large,
             key_written=lambda file: self._place.key(file.name),
+            after_batch=self._remember_many,
         )
         try:
             await mover.run(files)
@@ -117,19 +117,19 @@ class Upload:
     def _note(self, file: PlannedFile, digest: str, etag: str) -> None:
         if not is_marker(file.name):
             self.digests[file.name] = digest
-            self._seen.append((local_file(file), digest))
-        self._etags[file.name] = etag
+            self._landed.append((file, digest, etag))
         self._tally.done(self._place.full_name(file.name))
 
+    async def _remember_many(self) -> None:
+        if len(self._landed) >= REMEMBERED_AT_ONCE:
+            await self._remember()
+
     async def _remember(self) -> None:
-        lane = self._passage.lane
-        if lane.known is None:
-            return
-        await in_thread(lane.known.remember_files, self._seen)
-        sizes = {file.name: file.size_bytes for file, _ in self._seen}
-        await lane.remember(
-            (self._place.key(name), self._etags[name], sizes[name], digest) for name, digest in self.digests.items()
-        )
+        landed, self._landed = self._landed, []
+        lane, place = self._passage.lane, self._place
+        if lane.known is not None and landed:
+            await in_thread(lane.known.remember_files, ((local_file(file), digest) for file, digest, _ in landed))
+            await lane.remember((place.key(file.name), etag, file.size_bytes, digest) for file, digest, etag in landed)
 
 
 def local_file(file: PlannedFile) -> LocalFile:

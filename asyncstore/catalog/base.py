@@ -38,6 +38,7 @@ __all__ = ["Catalog", "Entries"]
 Entries: TypeAlias = list[DataCatalog]
 
 _DELETE_STEP = 1000
+_ENTRY_FIELDS = {"name", "data_hash", "catalog_relative_path", "catalog_handler_location", "stage"}
 
 
 class Catalog(Resource):
@@ -326,7 +327,7 @@ class Catalog(Resource):
             digests = await self._lane.digests(files)
             for meta in files:
                 if (digest := digests.get(meta.key)) is not None:
-                    yield self._entry(place, place.name_of(meta.key), digest, "put")
+                    yield self._entry(place, place.name_of(meta.key), digest, "put", self.location)
 
     @overload
     async def sync_between_runs(
@@ -436,14 +437,17 @@ class Catalog(Resource):
         return compute_folder(chosen, local_folder)
 
     def _entries(self, place: Place, digests: Mapping[str, str], stage: str) -> Entries:
-        return [self._entry(place, name, digest, stage) for name, digest in sorted(digests.items())]
+        location = self.location
+        return [self._entry(place, name, digest, stage, location) for name, digest in sorted(digests.items())]
 
-    def _entry(self, place: Place, name: str, digest: str, stage: str) -> DataCatalog:
+    def _entry(self, place: Place, name: str, digest: str, stage: str, location: str) -> DataCatalog:
         full_name = place.full_name(name)
-        return DataCatalog(
+        # All are our own, so nothing is to be checked; and each set of names would take as much room as the values.
+        return DataCatalog.model_construct(
+            _fields_set=_ENTRY_FIELDS,
             name=full_name,
             data_hash=digest,
             catalog_relative_path=f"{place.run_id}/{full_name}",
-            catalog_handler_location=self.location,
+            catalog_handler_location=location,
             stage=stage,
         )
