@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
-__all__ = ["ByteBudget", "both", "for_each", "map_bounded", "shielded", "to_its_end"]
+__all__ = ["both", "for_each", "map_bounded", "shielded", "to_its_end"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -77,60 +76,6 @@ async def both(first: Callable[[], Awaitable[T]], second: Callable[[], Awaitable
     calls: list[Callable[[], Awaitable[Any]]] = [first, second]
     one, other = await map_bounded(lambda call: call(), calls, limit=2)
     return one, other
-
-
-class ByteBudget:
-    """
-    Limits bytes in flight; first come, first served, so that a large claim is not starved by small ones.
-
-    A claim larger than the whole budget waits until it can have all of it.
-    """
-
-    def __init__(self, limit_bytes: int) -> None:
-        if limit_bytes <= 0:
-            raise ValueError("limit_bytes must be positive")
-        self._limit = limit_bytes
-        self._free = limit_bytes
-        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
-
-    def __repr__(self) -> str:
-        return f"<ByteBudget {self._limit - self._free}/{self._limit} bytes, {len(self._waiting)} waiting>"
-
-    @asynccontextmanager
-    async def claim(self, size_bytes: int) -> AsyncIterator[None]:
-        """Hold ``size_bytes`` of the budget within the ``async with`` block."""
-        share = min(size_bytes, self._limit)
-        await self._acquire(share)
-        try:
-            yield
-        finally:
-            self._release(share)
-
-    async def _acquire(self, share: int) -> None:
-        if not self._waiting and share <= self._free:
-            self._free -= share
-            return
-        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((share, granted))
-        try:
-            await granted
-        except asyncio.CancelledError:
-            if granted.done() and not granted.cancelled():
-                self._release(share)
-            else:
-                self._waiting.remove((share, granted))
-                self._grant()
-            raise
-
-    def _release(self, share: int) -> None:
-        self._free += share
-        self._grant()
-
-    def _grant(self) -> None:
-        while self._waiting and self._waiting[0][0] <= self._free:
-            share, granted = self._waiting.pop(0)
-            self._free -= share
-            granted.set_result(None)
 
 
 async def shielded(cleanup: Awaitable[None], *, deadline_s: float = CLEANUP_DEADLINE_S) -> None:

@@ -29,7 +29,7 @@ __all__ = ["KNOWN_AT_ONCE", "PATIENCE", "Lane", "Passage", "fitting_workers"]
 
 R = TypeVar("R")
 
-PATIENCE = RetryPolicy(deadline_s=60.0)
+PATIENCE = RetryPolicy(attempts=9, deadline_s=60.0)
 """How long a small object's requests are tried again."""
 
 STREAM_BYTES = 3 * MIB

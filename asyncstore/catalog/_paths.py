@@ -146,7 +146,9 @@ def refusals(names: Iterable[str], place: Place) -> dict[str, str]:
     listed = list(names)
     room = KEY_LIMIT_BYTES - len(place.root.encode())
     problems = {name: reason for name in listed if (reason := _why_refused(name, room))}
-    problems |= {one: f"would be both a file and a folder of {other!r}" for one, other in clashes(listed)}
+    # A file may take the place of a folder that was empty: the marker of that has nothing to say any more.
+    clashing = ((one, other) for one, other in clashes(listed) if not is_marker(other))
+    problems |= {one: f"would be both a file and a folder of {other!r}" for one, other in clashing}
     return problems
 
 

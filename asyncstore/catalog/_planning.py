@@ -117,6 +117,7 @@ class Planner:
         place = Place.of(self.prefix, run_id, folder.part)
         found = await find(self.lane, place, matcher, matcher.literals, self._look_for_packs("needed"))
         objects = await real_files(self.lane, {name: found[name] for name in found if _is_meant(matcher, name)})
+        objects = {name: meta for name, meta in objects.items() if not (is_marker(name) and _overgrown(name, objects))}
         if matcher.patterns and not objects and not await self._has_anything(run_id) and not allow_no_match:
             raise NotFoundError(f"run {run_id!r} has no data in {self.where}: is the run id right?")
         names = sorted(objects)
@@ -234,6 +235,14 @@ def _planned_marker(name: str, existing: Mapping[str, ObjectMeta]) -> PlannedFil
     if name in existing:
         return PlannedFile(name, "skip", 0, "the empty folder is known")
     return PlannedFile(name, "upload", 0, "an empty folder")
+
+
+def _overgrown(name: str, objects: Mapping[str, ObjectMeta]) -> bool:
+    """Tell whether a file has taken the place of the empty folder that a marker stands for, or of one above it."""
+    while name := folder_of(name):
+        if name in objects:
+            return True
+    return False
 
 
 def _is_meant(matcher: Matcher, name: str) -> bool:

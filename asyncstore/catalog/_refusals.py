@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from asyncstore._core.threads import in_thread
 from asyncstore.catalog._find import real_files
 from asyncstore.catalog._land import folds_names
-from asyncstore.catalog._paths import RESERVED, clashes, fold, reserved
+from asyncstore.catalog._paths import RESERVED, clashes, fold, is_marker, reserved
 from asyncstore.errors import UnsafePathError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def check_targets(root: str, names: Iterable[str], own: str) -> None:
 
 def _clashes_of(mine: set[str], existing: Mapping[str, ObjectMeta]) -> list[tuple[str, str]]:
     together = [*mine, *(name for name in existing if name not in mine)]
-    return [(one, other) for one, other in clashes(together) if one in mine or other in mine]
+    return [(one, other) for one, other in clashes(together) if (one in mine or other in mine) and not is_marker(other)]
 
 
 def _within(path: str, folder: str) -> bool:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BLOCK_BYTES", "FileBody", "PathBody"]
 
+
 class FileBody(Protocol):
     """A file of a known size, any part of which can be read any number of times; its functions block."""
 

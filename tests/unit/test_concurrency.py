@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from asyncstore._core.concurrency import ByteBudget, for_each, map_bounded, shielded
+from asyncstore._core.concurrency import for_each, map_bounded, shielded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,71 +108,6 @@ class TestMapBounded:
 
         with pytest.raises(ZeroDivisionError):
             await map_bounded(work, [1, 0, 2], limit=2)
-
-
-class TestByteBudget:
-    async def test_claims_wait_for_room(self) -> None:
-        budget = ByteBudget(100)
-        gauge = Gauge()
-
-        async def claim() -> None:
-            async with budget.claim(30):
-                await gauge.work()
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(20):
-                group.create_task(claim())
-        assert (gauge.most, gauge.done) == (3, 20)
-        assert repr(budget) == "<ByteBudget 0/100 bytes, 0 waiting>"
-
-    async def test_a_claim_over_the_budget_takes_it_all(self) -> None:
-        budget = ByteBudget(10)
-        async with budget.claim(1000):
-            assert repr(budget) == "<ByteBudget 10/10 bytes, 0 waiting>"
-
-    async def test_a_large_claim_is_not_starved(self) -> None:
-        budget = ByteBudget(10)
-        order: list[int] = []
-
-        async def claim(size_bytes: int) -> None:
-            async with budget.claim(size_bytes):
-                order.append(size_bytes)
-
-        async with budget.claim(5):
-            waiting = [asyncio.create_task(claim(size_bytes)) for size_bytes in (10, 1, 2)]
-            await asyncio.sleep(0)
-            assert "3 waiting" in repr(budget)
-        await asyncio.wait(waiting)
-        assert order == [10, 1, 2]
-
-    async def test_a_cancelled_claim_gives_its_place_up(self) -> None:
-        budget = ByteBudget(10)
-        async with budget.claim(8):
-            large = asyncio.create_task(self._hold(budget, 10))
-            small = asyncio.create_task(self._hold(budget, 2))
-            await asyncio.sleep(0)
-            large.cancel()
-            await asyncio.wait([large, small])
-            assert not small.cancelled()
-        assert repr(budget) == "<ByteBudget 0/10 bytes, 0 waiting>"
-
-    async def test_a_claim_cancelled_as_it_is_granted_is_given_back(self) -> None:
-        budget = ByteBudget(10)
-        async with budget.claim(10):
-            waiting = asyncio.create_task(self._hold(budget, 10))
-            await asyncio.sleep(0)
-        waiting.cancel()
-        await asyncio.wait([waiting])
-        assert repr(budget) == "<ByteBudget 0/10 bytes, 0 waiting>"
-
-    def test_a_budget_is_positive(self) -> None:
-        with pytest.raises(ValueError, match="positive"):
-            ByteBudget(0)
-
-    @staticmethod
-    async def _hold(budget: ByteBudget, size_bytes: int) -> None:
-        async with budget.claim(size_bytes):
-            pass
 
 
 class TestShielded:
