@@ -18,6 +18,7 @@ __all__ = ["AwsSettings"]
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 _PATH = re.compile(r"[!-~]*")
 _TAG = re.compile(r"[A-Za-z0-9 +\-=._:/@]*")
+_HEADER = re.compile(r"[!-~]*")
 _METADATA_NAME = re.compile(r"[a-z0-9._-]+")
 _METADATA_VALUE = re.compile(r"[ -~]*")
 
@@ -29,6 +30,13 @@ METADATA_LIMIT_BYTES = 2048 - 256
 
 OWN_METADATA = "asyncstore"
 """What the names of asyncstore's own metadata begin with."""
+
+TAKEN_METADATA = {
+    *("sha256", "mode", "mtime"),
+    *("cache-control", "content-disposition", "content-encoding", "content-language", "content-type", "expires"),
+    "storage-class",
+}
+"""What the catalog says of a file, and headers that one of the engines takes for the real ones."""
 
 
 class AwsSettings(Settings):
@@ -97,6 +105,8 @@ class AwsSettings(Settings):
     def _check_metadata(cls, value: dict[str, str]) -> dict[str, str]:
         lowered = {name.lower(): text for name, text in value.items()}
         for name, text in lowered.items():
+            if name in TAKEN_METADATA:
+                raise ConfigurationError(f"the metadata name {name!r} is taken: choose another one")
             if not _METADATA_NAME.fullmatch(name) or name.startswith(OWN_METADATA):
                 raise ConfigurationError(
                     f"the metadata name {name!r} must be letters, digits, '-', '.' and '_', "
@@ -109,6 +119,13 @@ class AwsSettings(Settings):
         if (size := sum(len(name) + len(text) for name, text in lowered.items())) > METADATA_LIMIT_BYTES:
             raise ConfigurationError(f"{size} bytes of metadata are more than {METADATA_LIMIT_BYTES}")
         return lowered
+
+    @field_validator("storage_class", "kms_key_arn")
+    @classmethod
+    def _check_header(cls, value: str) -> str:
+        if not _HEADER.fullmatch(value):
+            raise ConfigurationError("it must be printable ASCII without spaces")
+        return value
 
     @field_validator("aws_credentials_file")
     @classmethod

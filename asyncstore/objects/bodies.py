@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
-from asyncstore.errors import AsyncStoreError, IntegrityError
+from asyncstore.errors import AsyncStoreError, IntegrityError, UnsafePathError
 from asyncstore.objects._errors import from_file_error
 from asyncstore.objects.base import BLOCK_BYTES
 
@@ -51,7 +52,8 @@ class PathBody:
 
     path: Path
     size_bytes: int
-    mtime_ns: int
+    identity: tuple[int, ...]
+    """Inode, size and times, of which one at least changes with the contents."""
     fingerprint: str = ""
 
     @classmethod
@@ -61,12 +63,15 @@ class PathBody:
 
         Raises:
             NotFoundError: it is not there.
+            UnsafePathError: it is a FIFO, a device or a folder.
         """
         try:
             status = path.stat()
         except OSError as error:
             raise from_file_error(error, f"read {path}") from error
-        return cls(path, status.st_size, status.st_mtime_ns)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnsafePathError(f"{path} is not a regular file")
+        return cls(path, status.st_size, _identity(status))
 
     @property
     def name(self) -> str:
@@ -95,6 +100,9 @@ class PathBody:
             raise from_file_error(error, f"read {self.path}") from error
 
     def _check(self, descriptor: int) -> None:
-        status = os.fstat(descriptor)
-        if (status.st_size, status.st_mtime_ns) != (self.size_bytes, self.mtime_ns):
+        if _identity(os.fstat(descriptor)) != self.identity:
             raise IntegrityError(f"{self.path} changed while it was read")
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
