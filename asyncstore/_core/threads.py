@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
 
@@ -11,7 +12,7 @@ from asyncstore._core.concurrency import to_its_end
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Stop", "in_stoppable_thread", "in_thread"]
+__all__ = ["Stop", "in_own_thread", "in_stoppable_thread", "in_thread"]
 
 Stop: TypeAlias = "Callable[[], bool]"
 """Tells work in a thread that nobody waits for it any more."""
@@ -40,3 +41,30 @@ async def in_stoppable_thread(function: Callable[[Stop], R]) -> R:
     stopped = threading.Event()
     work = asyncio.get_running_loop().run_in_executor(None, lambda: function(stopped.is_set))
     return await to_its_end(work, on_cancel=stopped.set)
+
+
+def in_own_thread(function: Callable[[], R]) -> asyncio.Future[R]:
+    """Return a future for what ``function()`` returns or raises in a thread of its own, which ends with it."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[R] = loop.create_future()
+
+    def settle(result: R | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)  # type: ignore[arg-type]
+        else:
+            future.set_exception(error)
+
+    def run() -> None:
+        outcome: tuple[R | None, BaseException | None]
+        try:
+            outcome = function(), None
+        except BaseException as error:
+            outcome = None, error
+        # Where the loop is closed nobody waits.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future

@@ -23,7 +23,16 @@ if TYPE_CHECKING:
 
     from asyncstore.catalog._scan import LocalFile
 
-__all__ = ["Hashed", "LocalBody", "hash_file"]
+__all__ = ["Hashed", "LocalBody", "hash_file", "is_fresh"]
+
+
+FRESH_NS = 60 * 1_000_000_000
+"""
+How fresh a file is whose times may not tell of changes.
+
+What is written through a mapping to a page that is dirty already does not touch the times, and pages are written back
+after 35 s at most (Linux's ``dirty_expire_centisecs``).
+"""
 
 
 class Hashed(NamedTuple):
@@ -80,6 +89,11 @@ class LocalBody:
         return not self.sums or not whole or zlib.crc32(block) == self.sums[start // BLOCK_BYTES]
 
 
+def is_fresh(file: LocalFile) -> bool:
+    """Tell whether a file may change without its times' telling: it is hashed just before it is put, with sums."""
+    return time.time_ns() - max(file.identity.mtime_ns, file.identity.ctime_ns) < FRESH_NS
+
+
 def hash_file(file: LocalFile, stop: Callable[[], bool]) -> Hashed:
     """
     Return the SHA-256 of a file of any size.
@@ -94,7 +108,7 @@ def hash_file(file: LocalFile, stop: Callable[[], bool]) -> Hashed:
     """
     digest, sums = hashlib.sha256(), []
     with opened(file) as descriptor:
-        summed = file.identity.racy(time.time_ns())
+        summed = is_fresh(file)
         buffer = memoryview(bytearray(min(BLOCK_BYTES, max(1, file.size_bytes))))
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
         for start in range(0, file.size_bytes, BLOCK_BYTES):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from asyncstore._core.concurrency import for_each
 from asyncstore.catalog._paths import is_marker
+from asyncstore.errors import ConflictError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from asyncstore.catalog._paths import Place
     from asyncstore.catalog._plan import PlannedFile
     from asyncstore.catalog._tally import Tally
+    from asyncstore.objects.base import ObjectMeta
 
 __all__ = ["Copy"]
 
@@ -43,8 +45,15 @@ class Copy:
     async def _move(self, file: PlannedFile) -> None:
         name = self._target.full_name(file.name)
         with self._tally.failing(name):
-            store = self._passage.lane.store
-            await store.copy(file.source, self._target.key(file.name), transfer=self._passage.copies())
+            lane, key = self._passage.lane, self._target.key(file.name)
+            await lane.store.copy(file.source, key, transfer=self._passage.copies())
             if not is_marker(file.name):
+                # Not every storage copies on a condition, and others may write to the source at any time.
+                await self._check(file, await lane.head(key))
                 self.digests[file.name] = file.digest
             self._tally.done(name)
+
+    async def _check(self, file: PlannedFile, copied: ObjectMeta) -> None:
+        digests = await self._passage.lane.digests([copied]) if file.digest else {}
+        if digests.get(copied.key, file.digest) != file.digest or copied.size_bytes != file.size_bytes:
+            raise ConflictError(f"{file.source} was replaced while it was copied: copy it again")

@@ -16,7 +16,7 @@ from asyncstore.catalog._landing import Landing
 from asyncstore.catalog._metadata import mode_of, mtime_ns_of, stored_digest
 from asyncstore.catalog._mover import REMEMBERED_AT_ONCE, Mover, Outcome
 from asyncstore.catalog._paths import folder_of, is_marker
-from asyncstore.catalog._plan import RANGE_BYTES, ranges
+from asyncstore.catalog._plan import RANGE_BYTES, SMALL_BYTES, ranges
 from asyncstore.catalog._tally import FileError, of_one_file
 from asyncstore.errors import AsyncStoreError, ClosedError, ConflictError, IntegrityError, UnavailableError
 
@@ -87,7 +87,7 @@ class Download:
 
     def _get(self, file: PlannedFile, objects: BlockingObjects) -> Outcome[_Landed]:
         try:
-            meta, data = objects.get(file.source)
+            meta, data = objects.get(file.source, SMALL_BYTES)
         except AsyncStoreError as error:
             return error
         digest = hashlib.sha256(data).hexdigest()
@@ -152,7 +152,7 @@ class _LargeArrival:
 
     async def _fetch_once(self, mode: int | None, mtime_ns: int | None) -> str:
         try:
-            with of_one_file():
+            with of_one_file(alone=True):
                 await in_thread(self._open)
             digest = await self._fill()
             with of_one_file():

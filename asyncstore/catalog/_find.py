@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
-from asyncstore._core.concurrency import both, map_bounded
+from asyncstore._core.concurrency import both, for_each, map_bounded
 from asyncstore.catalog._packed._find import find_listed, find_named
 from asyncstore.catalog._paths import is_marker
 from asyncstore.errors import AccessDeniedError
@@ -51,20 +52,45 @@ async def find_around(
     listed: dict[str, ObjectMeta] | None = None,
 ) -> dict[str, ObjectMeta]:
     """
-    Return what :func:`find` does, and what the run has as a file where ``names`` need a folder.
+    Return what :func:`find` does, and what the run has that is in the way of ``names``.
 
-    ``listed`` is what it returned for more than a few names, if it was called before.
+    That is files where they need folders, and something in a folder of their own name, if they are few.
+    ``listed`` is what :func:`find` returned for more than a few names, if it was called before.
     """
     above = sorted({folder for name in names for folder in _folders_above(name)})
     if len(names) > HEADS_LIMIT:
         above = [folder for folder in above if not folder.startswith(matcher.folder)]
-    elif look == "always":
+        if listed is not None:
+            return listed | await _heads(lane, place, above) if above else listed
+    if len(names) <= HEADS_LIMIT and look == "always":
         asked = [*names, *above]
-        return await find_named(lane, place, asked, lambda: _heads(lane, place, asked), look)
-    if listed is not None:
-        return listed | await _heads(lane, place, above) if above else listed
-    found, in_the_way = await both(lambda: find(lane, place, matcher, names, look), lambda: _heads(lane, place, above))
-    return found | in_the_way
+        found = await find_named(lane, place, asked, lambda: _heads(lane, place, asked), look)
+        return found | await _below(lane, place, names)
+    found, in_the_way = await both(
+        lambda: find(lane, place, matcher, names, look),
+        lambda: both(
+            lambda: _heads(lane, place, above), lambda: _below(lane, place, names if len(names) <= HEADS_LIMIT else ())
+        ),
+    )
+    return found | in_the_way[0] | in_the_way[1]
+
+
+async def _below(lane: Lane, place: Place, names: Sequence[str]) -> dict[str, ObjectMeta]:
+    """Return, by name, something that lies in a folder that is called like one of ``names``, for each."""
+    found: dict[str, ObjectMeta] = {}
+
+    async def look(name: str) -> None:
+        async with contextlib.aclosing(lane.store.list(f"{place.key(name)}/")) as pages:
+            async for page in pages:
+                inside = [meta for meta in page if not is_marker(place.name_of(meta.key))]
+                if inside:
+                    found[place.name_of(inside[0].key)] = inside[0]
+                    return
+
+    files = [name for name in names if not is_marker(name)]
+    if files:
+        await for_each(look, files, limit=len(files))
+    return found
 
 
 async def list_all(lane: Lane, place: Place, folder: str = "") -> dict[str, ObjectMeta]:

@@ -226,8 +226,9 @@ class Passage:
         self, work: Callable[[BlockingObjects], R], charge: Charge, payload_bytes: int, *, writes: Sequence[str] = ()
     ) -> R:
         """Do blocking work with many small objects; see :meth:`ObjectStore.together`."""
+        # Before anything is held that others wait for.
+        await self._rate.take(payload_bytes)
         async with self.lane.crowd.place(), self.lane.request(charge, on_retry=self._on_retry):
-            await self._rate.take(payload_bytes)
             return await self.lane.store.together(work, writes=writes)
 
     async def patiently(self, attempt: Callable[[], Awaitable[R]]) -> R:
@@ -242,8 +243,8 @@ class Passage:
 
         Gives how these go, which take no more of the limits.
         """
+        await self._rate.take(payload_bytes)
         async with self.lane.request(charge, on_retry=self._on_retry):
-            await self._rate.take(payload_bytes)
             yield Transfer(self._admit_next, limit=1)
 
     def throttled(self) -> None:
@@ -262,14 +263,14 @@ class Passage:
 
     @asynccontextmanager
     async def _admit_up(self, size_bytes: int) -> AsyncIterator[None]:
+        await self._rate.take(size_bytes)
         async with self.lane.request(charge_up(size_bytes, STREAM_BYTES), on_retry=self._on_retry):
-            await self._rate.take(size_bytes)
             yield
 
     @asynccontextmanager
     async def _admit_down(self, size_bytes: int) -> AsyncIterator[None]:
+        await self._rate.take(size_bytes)
         async with self.lane.request(charge_down(size_bytes, STREAM_BYTES), on_retry=self._on_retry):
-            await self._rate.take(size_bytes)
             yield
 
 
@@ -278,7 +279,7 @@ def fitting_workers(wanted: int) -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return wanted
-    return max(_LEAST_WORKERS, min(wanted, (soft - _OTHER_DESCRIPTORS) // _DESCRIPTORS))
+    return min(wanted, max(_LEAST_WORKERS, (soft - _OTHER_DESCRIPTORS) // _DESCRIPTORS))
 
 
 def _heads(keys: Sequence[str], objects: BlockingObjects) -> list[ObjectMeta | AsyncStoreError | None]:

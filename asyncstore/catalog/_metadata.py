@@ -23,11 +23,11 @@ MODE_KEY = "mode"
 MTIME_KEY = "mtime"
 
 _REGULAR = 0o100000
-_PERMISSIONS = 0o777
 _NS = 1_000_000_000
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_OCTAL = re.compile(r"[0-7]{3,7}")
+_MODE = re.compile(r"(?:0?10[0-7]|[0-7])?([0-7]{3})")
+"""Of a regular file, its last nine bits. Some write it in decimals, such as 33188: that is none."""
 _SECONDS = re.compile(r"(-?\d{1,12})(?:\.(\d{1,9}))?")
 
 
@@ -50,8 +50,8 @@ def stored_digest(meta: ObjectMeta) -> str:
 
 def mode_of(meta: ObjectMeta) -> int | None:
     """Return the permission bits that an object's file had, ``None`` if nothing says so; never setuid or the like."""
-    found = meta.metadata.get(MODE_KEY, "")
-    return int(found, 8) & _PERMISSIONS if _OCTAL.fullmatch(found) else None
+    found = _MODE.fullmatch(meta.metadata.get(MODE_KEY, ""))
+    return int(found[1], 8) if found else None
 
 
 def mtime_ns_of(meta: ObjectMeta) -> int | None:

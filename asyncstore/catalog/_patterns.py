@@ -50,6 +50,7 @@ class Pattern:
         if text.startswith("/"):
             raise UnsafePathError(f"pattern {text!r} is absolute: patterns are relative to the compute data folder")
         segments = [segment for segment in text.split("/") if segment not in {"", "."}]
+        segments = [one for index, one in enumerate(segments) if one != "**" or segments[index - 1 : index] != ["**"]]
         if ".." in segments:
             raise UnsafePathError(f"pattern {text!r} leads out of the compute data folder")
         if not segments:

@@ -145,6 +145,7 @@ class Planner:
         if not found:
             raise NotFoundError(f"run {previous_run_id!r} has no data in {self.where}: is the run id right?")
         existing = await self._all_of(target)
+        await check_beside(self.lane, [name for name in found if not is_marker(name)], existing)
         same = [meta for name, meta in existing.items() if name in found and found[name].size_bytes == meta.size_bytes]
         files = {name: meta for name, meta in found.items() if not is_marker(name)}
         remote = await self.lane.digests([*files.values(), *same])

@@ -19,6 +19,7 @@ from asyncstore._core.files import PART_NAME, TEMP_NAME
 from asyncstore.catalog._paths import reserved
 from asyncstore.errors import AsyncStoreError, IntegrityError, NotFoundError, UnsafePathError
 from asyncstore.objects._errors import from_file_error
+from asyncstore.objects.folder import LOCK_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -278,7 +279,7 @@ def _look(
 
 
 def _is_own(base: str) -> bool:
-    return bool(reserved(base) or TEMP_NAME.fullmatch(base) or PART_NAME.fullmatch(base))
+    return bool(reserved(base) or base == LOCK_NAME or TEMP_NAME.fullmatch(base) or PART_NAME.fullmatch(base))
 
 
 def _followed(root: str, name: str, path: str, matcher: Matcher) -> str | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from asyncstore._core.concurrency import for_each
 from asyncstore._core.threads import in_thread
 from asyncstore.catalog._land import sweep
+from asyncstore.objects._journal import held_uploads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,9 +36,15 @@ class SweepReport:
 
 
 async def sweep_uploads(lane: Lane, prefix: str, older_than: timedelta, *, dry_run: bool) -> list[PendingUpload]:
-    """Abort uploads of keys under ``prefix`` that were begun ``older_than`` ago or earlier, and return them."""
+    """
+    Abort uploads of keys under ``prefix`` that were begun ``older_than`` ago or earlier, and return them.
+
+    Those that somebody on this machine is making, as their journals tell, are left alone.
+    """
     until = datetime.now(UTC) - older_than
-    old = [upload for upload in await lane.store.list_uploads(prefix) if upload.begun_at <= until]
+    listed = await lane.store.list_uploads(prefix)
+    held = set() if lane.journals is None else await in_thread(held_uploads, lane.journals)
+    old = [upload for upload in listed if upload.begun_at <= until and upload.upload_id not in held]
     if old and not dry_run:
         await for_each(lane.store.abort_upload, old, limit=min(lane.workers, len(old)))
     return old

@@ -38,19 +38,23 @@ class FileError(Exception):
         concerns_all: the disk is full, which is no file's own.
     """
 
-    def __init__(self, error: AsyncStoreError) -> None:
+    def __init__(self, error: AsyncStoreError, *, alone: bool = False) -> None:
         super().__init__(str(error))
         self.error = error
-        self.concerns_all = getattr(error.__cause__, "errno", None) in _DISK_FULL
+        self.concerns_all = not alone and getattr(error.__cause__, "errno", None) in _DISK_FULL
 
 
 @contextlib.contextmanager
-def of_one_file() -> Iterator[None]:
-    """Make an error in the block, of local files only, one file's own."""
+def of_one_file(*, alone: bool = False) -> Iterator[None]:
+    """
+    Make an error in the block, of local files only, one file's own.
+
+    A full disk concerns all unless ``alone``: where room for a large file is asked for, smaller ones may still fit.
+    """
     try:
         yield
     except AsyncStoreError as error:
-        raise FileError(error) from error
+        raise FileError(error, alone=alone) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from asyncstore._core.threads import in_stoppable_thread, in_thread
 from asyncstore._core.traffic import charge_up
-from asyncstore.catalog._body import LocalBody, hash_file
+from asyncstore.catalog._body import LocalBody, hash_file, is_fresh
 from asyncstore.catalog._metadata import file_metadata
 from asyncstore.catalog._mover import REMEMBERED_AT_ONCE, Mover, Outcome
 from asyncstore.catalog._paths import is_marker
@@ -102,7 +102,7 @@ class Upload:
     async def _put_large(self, file: PlannedFile) -> None:
         local = local_file(file)
         digest, sums = file.digest, NO_SUMS
-        if not digest or local.identity.racy(local.seen_ns):
+        if not digest or is_fresh(local):
             with of_one_file():
                 digest, sums = await in_stoppable_thread(partial(hash_file, local))
         advanced = partial(self._tally.advance, self._place.full_name(file.name))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from asyncstore._core.traffic import charge_down
 from asyncstore.catalog._metadata import stored_digest
 from asyncstore.catalog._mover import Mover, Outcome
-from asyncstore.catalog._plan import ranges
+from asyncstore.catalog._plan import SMALL_BYTES, ranges
 from asyncstore.errors import AsyncStoreError, IntegrityError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Verification:
 
 def _hash(listed: ObjectMeta, objects: BlockingObjects) -> Outcome[tuple[ObjectMeta, str]]:
     try:
-        meta, data = objects.get(listed.key)
+        meta, data = objects.get(listed.key, SMALL_BYTES)
     except AsyncStoreError as error:
         return error
     return meta, hashlib.sha256(data).hexdigest()

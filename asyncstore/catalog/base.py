@@ -120,7 +120,7 @@ class Catalog(Resource):
 
     async def _open(self, stack: AsyncExitStack) -> None:
         stack.enter_context(process_budget().allowing(self._max_memory_mb * MIB))
-        folder = cache_folder() if self._remember else None
+        folder = cache_folder() if self._remember and self._store.lasting else None
         self._lane = Lane(
             self._store,
             fitting_workers(self._max_concurrency),
@@ -204,7 +204,8 @@ class Catalog(Resource):
         self._check_open()
         folder = self._folder(compute_data_folder, local_folder)
         part = folder.part
-        synced = {entry.name.removeprefix(part): entry.data_hash for entry in synced_catalogs or ()}
+        ours = (entry for entry in synced_catalogs or () if entry.name.startswith(part))
+        synced = {entry.name[len(part) :]: entry.data_hash for entry in ours}
         plan = await self._planner().put(
             folder,
             run_id,

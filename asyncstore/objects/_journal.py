@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["Begun", "Journal", "journal_name", "open_journal"]
+__all__ = ["Begun", "Journal", "held_uploads", "journal_name", "open_journal"]
 
 EXPIRY_S = 7 * 24 * 3600
 """A journal that nobody wrote to for so long is removed: by then a bucket's lifecycle rules have its upload."""
@@ -66,6 +66,18 @@ def open_journal(folder: Path, name: str) -> Journal | None:
     except OSError as error:
         log.info("uploads cannot be resumed later: no journal in %s: %s", folder, error)
         return None
+
+
+def held_uploads(folder: Path) -> set[str]:
+    """Return the ids of the uploads in a folder's journals that somebody on this machine is making now."""
+    found: set[str] = set()
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if _NAME.fullmatch(path.name):
+                with contextlib.suppress(OSError), path.open("rb") as file:
+                    if not claim(file.fileno()) and (begun := _begun(file.readline().decode(errors="replace"))):
+                        found.add(begun.upload_id)
+    return found
 
 
 class Journal:

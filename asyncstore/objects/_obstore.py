@@ -39,6 +39,7 @@ from asyncstore.objects.base import (
     ObjectStore,
     Transfer,
     check_key,
+    check_size,
 )
 from asyncstore.objects.bodies import PathBody
 
@@ -363,13 +364,15 @@ class _Blocking:
         self._check()
         return store._translated("put", key, lambda: store._put_now(key, data, "overwrite", metadata))
 
-    def get(self, key: str) -> tuple[ObjectMeta, bytes | memoryview]:
+    def get(self, key: str, most_bytes: int) -> tuple[ObjectMeta, bytes | memoryview]:
         store = self._store
         self._check()
 
         def ask() -> tuple[ObjectMeta, memoryview]:
             result = obstore.get(store._store, key)
-            meta, data = _meta(result.meta, result.attributes), memoryview(result.bytes())
+            meta = _meta(result.meta, result.attributes)
+            check_size(meta, most_bytes)
+            data = memoryview(result.bytes())
             if len(data) != meta.size_bytes:
                 raise IntegrityError(f"get {store._at(key)}: {len(data)} bytes came instead of {meta.size_bytes}")
             return meta, data

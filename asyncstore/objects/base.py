@@ -14,12 +14,12 @@ from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
 
 from asyncstore._core.concurrency import to_its_end
 from asyncstore._core.resource import Resource
-from asyncstore._core.threads import in_thread
-from asyncstore.errors import ClosedError, UnsafePathError
+from asyncstore._core.threads import in_own_thread, in_thread
+from asyncstore.errors import ClosedError, ConflictError, UnsafePathError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
@@ -50,6 +50,7 @@ __all__ = [
     "Sink",
     "Transfer",
     "check_key",
+    "check_size",
     "sent_etag",
 ]
 
@@ -151,8 +152,13 @@ class BlockingObjects(Protocol):
         """Write an object and return its ETag."""
         ...
 
-    def get(self, key: str) -> tuple[ObjectMeta, bytes | memoryview]:
-        """Return an object's description with its metadata, and its bytes."""
+    def get(self, key: str, most_bytes: int) -> tuple[ObjectMeta, bytes | memoryview]:
+        """
+        Return an object's description with its metadata, and its bytes.
+
+        Raises:
+            ConflictError: it is larger than ``most_bytes``, which it was not when it was listed.
+        """
         ...
 
     def head(self, key: str) -> ObjectMeta:
@@ -186,6 +192,14 @@ def sent_etag(etag: str, form: ETagForm) -> str:
     return etag if form == "quoted" else etag.strip('"')
 
 
+def check_size(meta: ObjectMeta, most_bytes: int) -> None:
+    """Raise :class:`ConflictError` if an object has become larger than ``most_bytes``."""
+    if meta.size_bytes > most_bytes:
+        raise ConflictError(
+            f"get {meta.key}: it has grown to {meta.size_bytes} bytes since it was listed: get it again"
+        )
+
+
 def check_key(key: str) -> str:
     """
     Return ``key`` if every storage can hold it as it is.
@@ -206,7 +220,12 @@ class ObjectStore(Resource):
 
     All verbs raise :class:`AccessDeniedError`, :class:`CredentialsError`, :class:`UnavailableError` (after retries)
     and :class:`ConfigurationError` (no such bucket) beside what each says.
+
+    Attributes:
+        lasting: False where the objects are gone with the store, so that nothing is worth being remembered of them.
     """
+
+    lasting: ClassVar[bool] = True
 
     @property
     @abstractmethod
@@ -330,9 +349,9 @@ class ObjectStore(Resource):
         ``writes`` are all keys that it puts. Its calls are single attempts; :class:`ClosedError` from one of them means
         that the caller is gone, and must end the work.
         """
-        loop = asyncio.get_running_loop()
-        bridge = _Bridged(self, loop)
-        return await to_its_end(loop.run_in_executor(None, work, bridge), on_cancel=bridge.abandon)
+        bridge = _Bridged(self, asyncio.get_running_loop())
+        # Not in the loop's own threads: the verbs that it waits for may need one of those.
+        return await to_its_end(in_own_thread(lambda: work(bridge)), on_cancel=bridge.abandon)
 
     async def list_uploads(self, prefix: str) -> Sequence[PendingUpload]:
         """Return uploads of keys that begin with ``prefix`` that were begun and neither finished nor aborted."""
@@ -354,8 +373,10 @@ class _Bridged:
     def put(self, key: str, data: bytes | memoryview, metadata: Mapping[str, str]) -> str:
         return self._wait(lambda: self._store.put(key, bytes(data), metadata=metadata))
 
-    def get(self, key: str) -> tuple[ObjectMeta, bytes | memoryview]:
-        return self._wait(lambda: self._store.get(key))
+    def get(self, key: str, most_bytes: int) -> tuple[ObjectMeta, bytes | memoryview]:
+        meta, data = self._wait(lambda: self._store.get(key))
+        check_size(meta, most_bytes)
+        return meta, data
 
     def head(self, key: str) -> ObjectMeta:
         return self._wait(lambda: self._store.head(key))

@@ -13,6 +13,7 @@ import errno
 import os
 import re
 import stat
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -38,7 +39,17 @@ from asyncstore.errors import (
     UnsafePathError,
 )
 from asyncstore.objects._errors import from_file_error
-from asyncstore.objects.base import ALONE, ANY, Condition, Listing, ObjectMeta, ObjectStore, Transfer, check_key
+from asyncstore.objects.base import (
+    ALONE,
+    ANY,
+    Condition,
+    Listing,
+    ObjectMeta,
+    ObjectStore,
+    Transfer,
+    check_key,
+    check_size,
+)
 from asyncstore.objects.bodies import PathBody
 
 if TYPE_CHECKING:
@@ -248,9 +259,12 @@ def _open_regular(path: str, flags: int) -> int:
     raise FileNotFoundError(errno.ENOENT, "not a regular file", path)
 
 
-def _read(key: str, path: Path, byte_range: tuple[int, int] | None, etag: str) -> tuple[ObjectMeta, bytes]:
+def _read(
+    key: str, path: Path, byte_range: tuple[int, int] | None, etag: str, most_bytes: int = sys.maxsize
+) -> tuple[ObjectMeta, bytes]:
     with open(path, "rb", opener=_open_regular) as file:
         meta = _meta(key, os.fstat(file.fileno()))
+        check_size(meta, most_bytes)
         if etag and meta.etag != etag:
             raise ConflictError(f"get {path}: it was replaced meanwhile")
         start, end = byte_range or (0, meta.size_bytes)
@@ -340,9 +354,9 @@ class _Blocking:
             "put", key, lambda: _despite_removal(lambda: _etag(write_atomically(path, data, mode=mode)))
         )
 
-    def get(self, key: str) -> tuple[ObjectMeta, bytes]:
+    def get(self, key: str, most_bytes: int) -> tuple[ObjectMeta, bytes]:
         path = self._path(key)
-        return self._store._translated("get", key, lambda: _read(key, path, None, ""))
+        return self._store._translated("get", key, lambda: _read(key, path, None, "", most_bytes))
 
     def head(self, key: str) -> ObjectMeta:
         path = self._path(key)

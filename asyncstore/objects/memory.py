@@ -15,6 +15,8 @@ THREADS = 2
 class MemoryObjectStore(ObstoreObjectStore):
     """Keeps objects in memory until the object is gone; for tests and throw-away work."""
 
+    lasting = False
+
     def __init__(self) -> None:
         super().__init__(limit=THREADS)
         self._store = MemoryStore()

@@ -137,7 +137,8 @@ async def test_plain_runs_cost_what_they_did(stub_bucket: Bucket, s3_stub: StubS
         await catalog.put("**", "other", tmp_path / "data")
         s3_stub.reset()
         await catalog.put("**", "run", tmp_path / "data")
-        assert s3_stub.requests == {"HeadObject": 4, "PutObject": 3}
+        # Each file is asked for, and whether it is a folder there; so is the folder, whether it is a file.
+        assert s3_stub.requests == {"HeadObject": 4, "ListObjectsV2": 3, "PutObject": 3}
         for number, (pattern, expected) in enumerate(
             [
                 ("a", {"HeadObject": 1, "GetObject": 1}),

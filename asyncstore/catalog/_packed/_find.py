@@ -7,6 +7,7 @@ put from any of them. A listing of a folder shows the indices of that folder and
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -18,6 +19,7 @@ from asyncstore.catalog._packed._meta import FoundIndex, merged, witness
 from asyncstore.catalog._packed._names import PACKS, folders_down_to, is_own, parse
 from asyncstore.catalog._paths import RESERVED, folder_of, is_marker, reserved
 from asyncstore.errors import NotFoundError
+from asyncstore.objects.base import ObjectMeta
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from asyncstore.catalog._lane import Lane
     from asyncstore.catalog._packed._meta import PackedMeta
     from asyncstore.catalog._paths import Place
-    from asyncstore.objects.base import Listing, ObjectMeta
+    from asyncstore.objects.base import Listing
 
 __all__ = ["Look", "files_of", "find_listed", "find_named", "is_index", "pages_with_packed", "read_indices"]
 
@@ -68,7 +70,8 @@ async def find_listed(
     """
     Return, by name, what ``listing`` finds in a folder of the place as objects, and what is packed.
 
-    The listing is of everything in the folder, at any depth; or of what lies directly in it, with the folders there.
+    The listing is of everything in the folder, at any depth; or of what lies directly in it, with the folders there,
+    whose names end in ``/``.
     """
     outside = [*folders_down_to(place.folder + folder)][:-1]
     near = [above for above in outside if len(above) >= len(place.folder)]
@@ -81,7 +84,7 @@ async def find_listed(
     found = {**await _read(lane, place, indices), **_by_name(place, listed.objects)}
     if look == "needed" and far and not found:
         found = dict(await _read(lane, place, await list_indices(lane, _run_root(place), far)))
-    return found
+    return found | _folders(place, listed.folders)
 
 
 async def files_of(lane: Lane, place: Place, listed: Iterable[ObjectMeta]) -> dict[str, ObjectMeta]:
@@ -172,6 +175,11 @@ async def _read_one(lane: Lane, meta: ObjectMeta) -> FoundIndex | None:
 def _by_name(place: Place, metas: Iterable[ObjectMeta]) -> dict[str, ObjectMeta]:
     # A marker of the very folder that is listed is shown as a key above it.
     return {place.name_of(meta.key): meta for meta in metas if meta.key.startswith(place.root) and not is_own(meta.key)}
+
+
+def _folders(place: Place, folders: Iterable[str]) -> dict[str, ObjectMeta]:
+    named = {place.name_of(folder): folder for folder in folders if not folder.endswith(f"/{RESERVED}/")}
+    return {name: ObjectMeta(folder, 0, "", datetime.min.replace(tzinfo=UTC)) for name, folder in named.items()}
 
 
 def _run_root(place: Place) -> str:
