@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
@@ -83,7 +83,7 @@ def make_store(
 
 def bucket_url(settings: AwsSettings, bucket: str) -> str:
     """Return what the URLs of a bucket's objects begin with, up to the slash before the key."""
-    endpoint = _endpoint(settings, bucket)
+    endpoint = _without_default_port(_endpoint(settings, bucket))
     return f"{endpoint}/{bucket}" if settings.path_style(bucket) else endpoint
 
 
@@ -111,6 +111,15 @@ def read_ca_bundle(settings: AwsSettings) -> bytes | None:
         return bundle.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"AWS_CA_BUNDLE {bundle} cannot be read: {error.strerror}") from error
+
+
+def _without_default_port(url: str) -> str:
+    # A signature is for the host without it, and a proxy would be told the host with it.
+    parts = urlsplit(url)
+    default = {"http": ":80", "https": ":443"}.get(parts.scheme, "")
+    if default and parts.netloc.endswith(default):
+        return parts._replace(netloc=parts.netloc.removesuffix(default)).geturl()
+    return url
 
 
 def _endpoint(settings: AwsSettings, bucket: str) -> str:

@@ -7,6 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from asyncstore._core.retry import retrying
+from asyncstore.errors import ConflictError
+from asyncstore.objects._errors import NoSuchUploadError
 from asyncstore.objects._messages import (
     PartDone,
     copied_etag,
@@ -20,7 +22,7 @@ from asyncstore.objects._obstore import canonical_etag
 from asyncstore.objects._wire import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from asyncstore.errors import AsyncStoreError
     from asyncstore.objects._multipart import Settle
@@ -71,20 +73,22 @@ class Copy:
             NotFoundError: no such source.
         """
         headers = {**self.headers, "x-amz-copy-source": copy_source(self.bucket, self.source)}
+        found: Mapping[str, str] = {}
         if self.metadata:
             found = (await requests.head(self.source)).headers
-            headers |= self._described(found) | self._unless_replaced(found) | {"x-amz-metadata-directive": "REPLACE"}
+            headers |= self._described(found) | {"x-amz-metadata-directive": "REPLACE"}
         if "x-amz-tagging" in headers:
             headers["x-amz-tagging-directive"] = "REPLACE"
 
-        def work(sender: Sender) -> str:
-            return copied_etag(sender.send(Request("PUT", self.target, self._what, headers=headers)).body, self._what)
+        def work(unless: Mapping[str, str], sender: Sender) -> str:
+            request = Request("PUT", self.target, self._what, headers={**headers, **unless})
+            return copied_etag(sender.send(request).body, self._what)
 
-        async def once() -> None:
+        async def once(unless: Mapping[str, str]) -> None:
             async with self.transfer.admit(0):
-                await run("copy", self.source, work, names=[self.target])
+                await run("copy", self.source, partial(work, unless), names=[self.target])
 
-        await retrying(once, requests.retry)
+        await self._unless_replaced(requests, found, lambda unless: retrying(partial(once, unless), requests.retry))
 
     async def in_parts(self, requests: UploadRequests, settle: Settle) -> None:
         """
@@ -98,17 +102,23 @@ class Copy:
         headers = {**self._described(found), **self.headers}
         if found.get("x-amz-tagging-count", "0") != "0" and "x-amz-tagging" not in headers:
             headers["x-amz-tagging"] = await self._tags(requests)
-        upload = PartwiseUpload(
-            requests,
-            self.target,
-            plan_parts(int(found["content-length"]), part_bytes=COPY_PART_BYTES),
-            partial(self._send, self._unless_replaced(found)),
-            headers,
-            self.transfer,
-            settle,
-            moves=False,
-        )
-        await upload.run()
+        parts = plan_parts(int(found["content-length"]), part_bytes=COPY_PART_BYTES)
+
+        async def copy(unless: Mapping[str, str]) -> None:
+            upload = PartwiseUpload(
+                requests,
+                self.target,
+                parts,
+                partial(self._send, unless),
+                headers,
+                self.transfer,
+                settle,
+                confirm=partial(self._check_source, requests, found),
+                moves=False,
+            )
+            await upload.run()
+
+        await self._unless_replaced(requests, found, copy)
 
     async def was_too_large(self, requests: UploadRequests, error: AsyncStoreError) -> bool:
         """Tell whether a copy in one request failed with ``error`` because the source is too large for that."""
@@ -126,6 +136,35 @@ class Copy:
         reply = sender.send(Request("PUT", self.target, self._what, query, headers))
         return PartDone(part.number, copied_etag(reply.body, self._what))
 
+    async def _check_source(self, requests: UploadRequests, found: Mapping[str, str]) -> None:
+        """
+        Do nothing if the source is still the version of these headers.
+
+        Raises:
+            ConflictError: it is not; servers that ignore conditions have made parts of both.
+        """
+        if _version((await requests.head(self.source)).headers) != _version(found):
+            raise ConflictError(f"{self._what}: it was replaced meanwhile")
+
+    async def _unless_replaced(
+        self,
+        requests: UploadRequests,
+        found: Mapping[str, str],
+        copy: Callable[[Mapping[str, str]], Awaitable[None]],
+    ) -> None:
+        """Copy, saying which version is meant; but without a word of it where that is refused though it is right."""
+        etag = canonical_etag(found.get("etag"))
+        # Said also where it is known that reads and puts ignore it: copies may not.
+        unless = {"x-amz-copy-source-if-match": self.if_match(etag) or etag} if etag else {}
+        try:
+            await copy(unless)
+        except ConflictError as error:
+            if not unless or isinstance(error.__cause__, NoSuchUploadError):
+                raise
+            # Perhaps it was said in a form that this server does not know.
+            await self._check_source(requests, found)
+            await copy({})
+
     async def _tags(self, requests: UploadRequests) -> str:
         what = f"read the tags of {self.at(self.source)}"
 
@@ -138,10 +177,10 @@ class Copy:
         """Return what makes the copy like its source, and ours besides."""
         return kept_headers(found) | metadata_headers(self.metadata)
 
-    def _unless_replaced(self, found: Mapping[str, str]) -> dict[str, str]:
-        said = self.if_match(canonical_etag(found.get("etag")))
-        return {"x-amz-copy-source-if-match": said} if said else {}
-
     @property
     def _what(self) -> str:
         return f"copy {self.at(self.source)}"
+
+
+def _version(found: Mapping[str, str]) -> str:
+    return canonical_etag(found.get("etag")) or f"{found.get('last-modified')} {found['content-length']}"

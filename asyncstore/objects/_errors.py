@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BODILESS",
+    "DamagedError",
     "NoSuchUploadError",
     "RangeIgnoredError",
     "code_in",
@@ -39,6 +40,10 @@ __all__ = [
 
 class RangeIgnoredError(IntegrityError):
     """A range was asked for, and the answer does not say that it is one."""
+
+
+class DamagedError(IntegrityError):
+    """The bytes that arrived are not those of their checksum."""
 
 
 class NoSuchUploadError(NotFoundError):
@@ -55,9 +60,10 @@ _BY_CODE: Mapping[str, type[AsyncStoreError]] = {
     "AccessDenied": AccessDeniedError,
     "AllAccessDisabled": AccessDeniedError,
     "AuthorizationHeaderMalformed": ConfigurationError,
-    "BadDigest": IntegrityError,
+    "BadDigest": DamagedError,
     "ConditionalRequestConflict": UnavailableError,
     "ExpiredToken": CredentialsError,
+    "IncompleteBody": UnavailableError,
     "InternalError": UnavailableError,
     "InvalidAccessKeyId": CredentialsError,
     "InvalidBucketName": ConfigurationError,
@@ -68,6 +74,7 @@ _BY_CODE: Mapping[str, type[AsyncStoreError]] = {
     "NoSuchKey": NotFoundError,
     "NoSuchUpload": NoSuchUploadError,
     "NotImplemented": ConfigurationError,
+    "OperationAborted": UnavailableError,
     "PermanentRedirect": ConfigurationError,
     "PreconditionFailed": ConflictError,
     "RequestTimeTooSkewed": CredentialsError,
@@ -76,7 +83,7 @@ _BY_CODE: Mapping[str, type[AsyncStoreError]] = {
     "SignatureDoesNotMatch": CredentialsError,
     "SlowDown": UnavailableError,
     "TokenRefreshRequired": CredentialsError,
-    "XAmzContentChecksumMismatch": IntegrityError,
+    "XAmzContentChecksumMismatch": DamagedError,
 }
 _BY_STATUS: Mapping[int, type[AsyncStoreError]] = {
     301: ConfigurationError,
@@ -101,6 +108,8 @@ BODILESS = {"HEAD", "DELETE"}
 
 _UNDONE = {409, 429, 503}
 """Statuses of requests that are worth retrying and were not carried out."""
+
+_UNDONE_CODES = {"IncompleteBody", "OperationAborted"}
 
 _THROTTLED = {"RequestLimitExceeded", "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException"}
 
@@ -171,7 +180,7 @@ def from_s3_code(
     message = f"{what}: {advice} [{said}]" if advice else f"{what}: {said}"
     if kind is not UnavailableError:
         return kind(message)
-    unavailable = no_answer(message, sent=status not in _UNDONE)
+    unavailable = no_answer(message, sent=status not in _UNDONE and code not in _UNDONE_CODES)
     unavailable.throttled = code in _THROTTLED or (not code and status in {429, 503})
     return unavailable
 

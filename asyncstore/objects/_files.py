@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from asyncstore._core.retry import retrying
 from asyncstore._core.threads import in_thread
 from asyncstore.errors import ConfigurationError
 from asyncstore.objects._journal import journal_name, open_journal
 from asyncstore.objects._messages import PartDone
 from asyncstore.objects._multipart import Part, PartwiseUpload, plan_parts
 from asyncstore.objects._obstore import canonical_etag
+from asyncstore.objects._uploads import sending
 from asyncstore.objects._wire import Request, Stream
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class FileUpload:
             async with self.transfer.admit(size_bytes):
                 return await run("put", self.key, work, names=[self.key])
 
-        etag = await retrying(once, requests.retry)
+        etag = await sending(once, requests.retry)
         self.transfer.advanced(size_bytes)
         return etag
 

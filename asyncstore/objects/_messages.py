@@ -29,6 +29,7 @@ __all__ = [
     "described",
     "kept_headers",
     "metadata_headers",
+    "next_page",
     "parts_page",
     "ranged",
     "tags_header",
@@ -200,6 +201,18 @@ def uploads_page(body: bytes, what: str) -> tuple[list[PendingUpload], dict[str,
         "upload-id-marker": _text(root, "NextUploadIdMarker"),
     }
     return uploads, markers if _is_truncated(root) and markers["key-marker"] else None
+
+
+def next_page(asked: Mapping[str, str] | None, following: dict[str, str] | None, what: str) -> dict[str, str] | None:
+    """
+    Return ``following``, which asks for the page after the one that ``asked`` asked for; ``None`` after the last one.
+
+    Raises:
+        ConfigurationError: it would be the same page again, and so on without end.
+    """
+    if following is not None and following == asked:
+        raise ConfigurationError(f"{what}: the server says of a page that it follows itself: its listings are no S3's")
+    return following
 
 
 def tags_header(body: bytes, what: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from asyncstore._core.concurrency import for_each, shielded, to_its_end
+from asyncstore._core.concurrency import CLEANUP_DEADLINE_S, for_each, shielded
 from asyncstore._core.retry import retrying
 from asyncstore._core.threads import in_thread
 from asyncstore.errors import (
@@ -30,7 +30,7 @@ from asyncstore.errors import (
 from asyncstore.objects._errors import NoSuchUploadError
 from asyncstore.objects._journal import Begun
 from asyncstore.objects._messages import META_PREFIX
-from asyncstore.objects._uploads import lane_of
+from asyncstore.objects._uploads import lane_of, sending
 from asyncstore.objects.base import PUT_ID
 
 if TYPE_CHECKING:
@@ -56,6 +56,13 @@ OBJECT_LIMIT_BYTES = 5 * 1024**4
 
 RESUME_WORTH_BYTES = 256 * MIB
 """How much the storage must have of an upload that is cut off, to leave it there for a later one to go on with."""
+
+CANCELLED_BEGIN_S = 0.6
+"""How long a caller that is cancelled waits for the id of its upload, without which nobody can abort it."""
+CANCELLED_SETTLE_S = 0.3
+"""How long it waits for parts that are under way."""
+CANCELLED_ABORT_S = 1.0
+"""How long it waits for the abort, with the parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,7 @@ class PartwiseUpload:
         headers: what its creation says of it.
         transfer: how the requests fit in with others.
         settle: waits for requests that are under way.
+        confirm: called before the completion; what it raises prevents it.
         moves: whether the bytes of parts pass through here, and are admitted as such.
         journal: remembers the upload, so that a later one can go on with it.
     """
@@ -111,6 +119,7 @@ class PartwiseUpload:
     headers: Mapping[str, str]
     transfer: Transfer
     settle: Settle
+    confirm: Callable[[], Awaitable[None]] | None = None
     moves: bool = True
     journal: Journal | None = None
     _upload_id: str = field(init=False, default="")
@@ -123,7 +132,8 @@ class PartwiseUpload:
         Put the object there and return its ETag, beginning with what the journal and the storage have of it already.
 
         Each part is sent and retried alone. What stops this aborts the upload; but if much of it is there, the cause
-        is one that passes, and there is a journal, then the upload stays for a later one to go on with.
+        is one that passes, and there is a journal, then the upload stays for a later one to go on with. A caller that
+        is cancelled waits for the abort no longer than about a second; a note on the error says what may stay.
 
         Raises:
             ConflictError: somebody else has ended the upload.
@@ -145,14 +155,33 @@ class PartwiseUpload:
 
     async def _put(self) -> str:
         if not self._upload_id:
-            # Nobody else will ever know its id, so a caller cancelled meanwhile waits for it.
-            await to_its_end(asyncio.ensure_future(self._begin()))
+            await self._begin_patiently()
         missing = [part for part in self.parts if part.number not in self._done]
         try:
             await for_each(self._send, missing, limit=max(1, min(self.transfer.limit, len(missing))))
+            if self.confirm is not None:
+                await self.confirm()
             return await self._complete()
         except NoSuchUploadError as error:
             raise ConflictError(f"{error}: somebody else has ended the upload") from error
+
+    async def _begin_patiently(self) -> None:
+        """Begin; a caller cancelled meanwhile waits a moment for the id, which nobody else will ever know."""
+        beginning = asyncio.ensure_future(self._begin())
+        try:
+            await asyncio.shield(beginning)
+        except asyncio.CancelledError as error:
+            try:
+                await shielded(_settled(beginning), deadline_s=CANCELLED_BEGIN_S)
+            except TimeoutError:
+                error.add_note(
+                    f"{self.key}: whether an upload in parts was begun is not known; if so, it stays until it is swept"
+                )
+            raise
+        finally:
+            if not beginning.done():
+                beginning.cancel()
+                await asyncio.wait([beginning])
 
     async def _begin(self) -> None:
         put_id = secrets.token_hex(16)
@@ -176,7 +205,7 @@ class PartwiseUpload:
             async with self.transfer.admit(part.size_bytes if self.moves else 0):
                 return await self.requests.run("put", self.key, work, names=[self._lane])
 
-        self._note(part, await retrying(once, self.requests.retry))
+        self._note(part, await sending(once, self.requests.retry))
 
     def _note(self, part: Part, done: PartDone) -> None:
         self._done[part.number] = done
@@ -198,11 +227,13 @@ class PartwiseUpload:
         try:
             return await retrying(once, self.requests.retry)
         except AsyncStoreError as error:
-            if not lost:
+            if not lost and not isinstance(error, NoSuchUploadError):
                 raise
-            # A refusal may be the echo of an attempt that has landed.
+            # A refusal may be the echo of an attempt that has landed, also of one that was said to have failed.
             if etag := await self.requests.etag_if_marked(self.key, self._put_id):
                 return etag
+            if not lost:
+                raise
             raise OutcomeUnknownError(f"{error}; an attempt whose answer was lost may have landed", self.key) from error
 
     async def _resume(self) -> str:
@@ -215,8 +246,7 @@ class PartwiseUpload:
             return ""
         if begun.headers != self.headers:
             # Its object would not be as it is wanted now.
-            with contextlib.suppress(AsyncStoreError):
-                await self.requests.abort(self.key, begun.upload_id)
+            await self._drop(begun)
             return ""
         try:
             found = await self.requests.parts(self.key, begun.upload_id)
@@ -230,6 +260,7 @@ class PartwiseUpload:
             raise
         except AsyncStoreError:
             # Whatever there is cannot be looked at, so it cannot be gone on with.
+            await self._drop(begun)
             return ""
         self._upload_id, self._put_id = begun.upload_id, begun.put_id
         for part in self.parts:
@@ -238,26 +269,33 @@ class PartwiseUpload:
                 self._note(part, mine)
         return ""
 
+    async def _drop(self, begun: Begun) -> None:
+        """Abort an earlier upload, if that can be done: the journal is about to forget it."""
+        with contextlib.suppress(AsyncStoreError):
+            await self.requests.abort(self.key, begun.upload_id)
+
     async def _give_up(self, cause: BaseException) -> None:
         """Abort the upload, unless it is worth going on with; ``cause`` is told if that fails."""
-        passes = not isinstance(cause, Exception) or isinstance(cause, UnavailableError | ClosedError)
+        cancelled = not isinstance(cause, Exception)
+        passes = cancelled or isinstance(cause, UnavailableError | ClosedError | CredentialsError)
         if not self._upload_id or (passes and self.journal is not None and self._done_bytes >= RESUME_WORTH_BYTES):
             return
         try:
-            await shielded(self._abort(keep_journal=passes))
+            deadline_s = CANCELLED_ABORT_S if cancelled else CLEANUP_DEADLINE_S
+            await shielded(self._abort(hurry=cancelled), deadline_s=deadline_s)
         except (AsyncStoreError, TimeoutError) as error:
             # What the caller needs to know first is the cause.
-            cause.add_note(f"the multipart upload {self._upload_id} could not be aborted and keeps its parts: {error}")
+            why = str(error) or "no answer in time"
+            cause.add_note(f"the multipart upload {self._upload_id} could not be aborted and keeps its parts: {why}")
 
-    async def _abort(self, *, keep_journal: bool) -> None:
-        try:
-            # A part that arrived after the abort would stay.
-            await self.settle(self._lane)
-            await self.requests.abort(self.key, self._upload_id)
-            keep_journal = False
-        finally:
-            if not keep_journal:
-                await self._forget()
+    async def _abort(self, *, hurry: bool) -> None:
+        # A part that arrived after the abort would stay.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CANCELLED_SETTLE_S if hurry else None):
+                await self.settle(self._lane)
+        await self.requests.abort(self.key, self._upload_id)
+        # Only now: whoever goes on with the upload, or ends it, needs its id.
+        await self._forget()
 
     async def _forget(self) -> None:
         if self.journal is not None:
@@ -266,3 +304,9 @@ class PartwiseUpload:
     @property
     def _lane(self) -> str:
         return lane_of(self.key, self._upload_id)
+
+
+async def _settled(work: asyncio.Future[None]) -> None:
+    await asyncio.wait([work])
+    if not work.cancelled():
+        work.exception()

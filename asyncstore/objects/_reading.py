@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from asyncstore._core.retry import RetryPolicy, retrying
-from asyncstore.errors import AsyncStoreError, ConflictError, IntegrityError
+from asyncstore._core.threads import in_thread
+from asyncstore.errors import AsyncStoreError, ClosedError, ConflictError, IntegrityError, UnavailableError
 from asyncstore.objects._errors import no_answer
 from asyncstore.objects._messages import described, ranged
 from asyncstore.objects._wire import Request
@@ -45,10 +48,16 @@ class RangeRead:
     etag: str
     at: str
     sink: Sink
+    _found: ObjectMeta | None = field(init=False, default=None)
+    _gone: bool = field(init=False, default=False)
+    _taking: threading.Lock = field(init=False, default_factory=threading.Lock)
 
     async def run(self, run: Run, if_match: Callable[[str], str], transfer: Transfer, retry: RetryPolicy) -> ObjectMeta:
         """
         Read it and return the object's description; ``if_match`` gives the form in which an ETag is said, if at all.
+
+        The sink is not called any more when this has ended: a caller that is cancelled waits for the block that is
+        being taken, not for the storage.
 
         Raises:
             ConflictError: the object has another ETag.
@@ -66,31 +75,49 @@ class RangeRead:
             cause = error.__cause__
             assert cause is not None
             raise cause from cause.__cause__
+        except asyncio.CancelledError:
+            if not self._leave(wait=False):
+                await in_thread(self._leave)
+            raise
 
     def _attempt(self, sender: Sender, said: str) -> ObjectMeta:
         what = f"get {self.at}"
-        found: list[ObjectMeta] = []
 
         def receive(reply: Reply) -> Callable[[memoryview], None]:
             meta = described(self.key, ranged(reply.headers, self.start, self.end, what), reply.headers)
             if self.etag and meta.etag != self.etag:
                 raise ConflictError(f"{what}: it was replaced meanwhile")
             self.etag = meta.etag
-            found.append(meta)
+            self._found = meta
             return self._take
 
         headers = {"Range": f"bytes={self.start}-{self.end - 1}"} | ({"If-Match": said} if said else {})
-        if self.start < self.end:
+        try:
             sender.send(Request("GET", self.key, what, headers=headers), receive)
-        if self.start < self.end:
+        except UnavailableError:
+            # Of an answer in chunks, what is lost may be the word that this was all.
+            if self.start < self.end:
+                raise
+        if self._found is None or self.start < self.end:
             raise no_answer(f"{what}: the answer ended {self.end - self.start} bytes early", sent=True)
-        return found[0]
+        return self._found
 
     def _take(self, block: memoryview) -> None:
         if len(block) > self.end - self.start:
             raise IntegrityError(f"get {self.at}: more came than was asked for")
-        try:
-            self.sink(block, self.start)
-        except Exception as error:
-            raise _SinkError(f"get {self.at}: the sink failed") from error
-        self.start += len(block)
+        with self._taking:
+            if self._gone:
+                raise ClosedError("nobody waits for this range any more")
+            try:
+                self.sink(block, self.start)
+            except Exception as error:
+                raise _SinkError(f"get {self.at}: the sink failed") from error
+            self.start += len(block)
+
+    def _leave(self, *, wait: bool = True) -> bool:
+        """Let the sink take no further block; return whether that is so, which takes as long as the one it is at."""
+        if not self._taking.acquire(blocking=wait):
+            return False
+        self._gone = True
+        self._taking.release()
+        return True

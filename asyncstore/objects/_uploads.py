@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from asyncstore._core.retry import RetryPolicy, retrying
-from asyncstore.errors import AsyncStoreError, NotFoundError
-from asyncstore.objects._errors import NoSuchUploadError
+from asyncstore.errors import AsyncStoreError, NotFoundError, UnavailableError
+from asyncstore.objects._errors import DamagedError, NoSuchUploadError, no_answer
 from asyncstore.objects._messages import (
     META_PREFIX,
     completed_etag,
     completion,
+    next_page,
     parts_page,
     upload_id,
     uploads_page,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from asyncstore.objects._wire import Reply, Sender
     from asyncstore.objects.base import PendingUpload
 
-__all__ = ["Run", "UploadRequests", "lane_of"]
+__all__ = ["Run", "UploadRequests", "lane_of", "sending"]
 
 R = TypeVar("R")
 
@@ -77,8 +78,9 @@ class UploadRequests:
         marker: dict[str, str] | None = {}
         while marker is not None:
             reply = await self._send(Request("GET", key, what, {"uploadId": upload, "max-parts": PAGE, **marker}))
-            page, marker = parts_page(reply.body, what)
+            page, following = parts_page(reply.body, what)
             found |= {part.number: part for part in page}
+            marker = next_page(marker, following, what)
         return found
 
     async def complete_once(self, key: str, upload: str, parts: Sequence[PartDone]) -> str:
@@ -106,8 +108,9 @@ class UploadRequests:
             # rclone says so of a bucket that has never had one.
             while marker is not None:
                 reply = await self._send(Request("GET", "", what, {**asked, **marker}))
-                page, marker = uploads_page(reply.body, what)
+                page, following = uploads_page(reply.body, what)
                 found += page
+                marker = next_page(marker, following, what)
         return found
 
     async def head(self, key: str) -> Reply:
@@ -126,6 +129,29 @@ class UploadRequests:
     async def _send(self, request: Request) -> Reply:
         verb = request.what.partition(" ")[0]
         return await retrying(lambda: self.run(verb, request.key, lambda sender: sender.send(request)), self.retry)
+
+
+async def sending(once: Callable[[], Awaitable[R]], retry: RetryPolicy) -> R:
+    """
+    Return what ``once()`` returns, which sends bytes of a source that vouches for them; see :func:`retrying`.
+
+    Raises:
+        IntegrityError: they arrived damaged at each attempt.
+    """
+
+    async def attempt() -> R:
+        try:
+            return await once()
+        except DamagedError as error:
+            # It happened on the way.
+            raise no_answer(str(error), sent=False) from error
+
+    try:
+        return await retrying(attempt, retry)
+    except UnavailableError as error:
+        if isinstance(error.__cause__, DamagedError):
+            raise error.__cause__ from None
+        raise
 
 
 def lane_of(key: str, upload: str) -> str:

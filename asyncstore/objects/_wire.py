@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote, urlsplit
 
 from botocore.auth import UNSIGNED_PAYLOAD, S3SigV4Auth
-from botocore.awsrequest import AWSRequest
+from botocore.awsrequest import (
+    AWSHTTPConnection,
+    AWSHTTPConnectionPool,
+    AWSHTTPSConnection,
+    AWSHTTPSConnectionPool,
+    AWSRequest,
+)
 from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, SSLError
 from botocore.exceptions import ConnectionError as BotoConnectionError
@@ -44,8 +50,8 @@ __all__ = ["CONNECT_TIMEOUT_S", "READ_TIMEOUT_S", "NoConnectionError", "Reply", 
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
 
-PIECE_BYTES = 256 * 1024
-"""Most that is handed to a connection at once: on a new one, the time to connect is also the time for each piece."""
+PIECE_BYTES = 64 * 1024
+"""Most that is handed to a connection at once: each piece has the read timeout to leave in, and may be the last."""
 
 
 class NoConnectionError(UnavailableError):
@@ -161,7 +167,7 @@ class Wire:
         with self._lock:
             self.check_open()
             if self._session is None:
-                self._session = URLLib3Session(
+                self._session = _Session(
                     verify=str(self._ca_bundle) if self._ca_bundle else True,
                     proxies=get_environ_proxies(self._url),
                     timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
@@ -241,6 +247,39 @@ class Sender:
         self._gone = True
 
 
+class _Session(URLLib3Session):  # type: ignore[misc]
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # Those behind proxies are made of the same.
+        self._pool_classes_by_scheme.update(http=_Pool, https=_SecurePool)
+
+
+class _Patient:
+    """A connection whose time to connect is not, as long as it is new, the time for each of its writes too."""
+
+    sock: socket.socket
+
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]
+        self.sock.settimeout(READ_TIMEOUT_S)
+
+
+class _Connection(_Patient, AWSHTTPConnection):  # type: ignore[misc]
+    pass
+
+
+class _SecureConnection(_Patient, AWSHTTPSConnection):  # type: ignore[misc]
+    pass
+
+
+class _Pool(AWSHTTPConnectionPool):  # type: ignore[misc]
+    ConnectionCls = _Connection
+
+
+class _SecurePool(AWSHTTPSConnectionPool):  # type: ignore[misc]
+    ConnectionCls = _SecureConnection
+
+
 class _Signer(S3SigV4Auth):  # type: ignore[misc]
     """Signs what is sent in blocks by its headers alone; its hash would have to be known before the first block."""
 
@@ -258,7 +297,7 @@ class _Outgoing:
     def __init__(self, request: Request, check: Callable[[], None]) -> None:
         assert isinstance(request.body, Stream)
         self.size_bytes = request.body.size_bytes
-        self.failure: BaseException | None = None
+        self.failure: Exception | None = None
         self._what = request.what
         self._stream = request.body
         self._check = check
@@ -276,8 +315,9 @@ class _Outgoing:
     def __iter__(self) -> Iterator[memoryview | bytes]:
         try:
             yield from self._pieces
-        except BaseException as error:
-            # urllib3 and botocore make errors of their own of it.
+        except Exception as error:
+            # urllib3 and botocore make errors of their own of it. That nobody wants the rest is none: the server has
+            # closed the connection, and urllib3 reads what it may have said before.
             self.failure = error
             raise
 
@@ -285,17 +325,18 @@ class _Outgoing:
         left = self.size_bytes
         last = b""
         for block in self._stream.blocks():
-            self._check()
             if len(block) > left:
                 raise IntegrityError(f"{self._what}: there is more to send than there should be")
-            if len(block) == left:
-                last = bytes(block[-1:])
             left -= len(block)
-            for start in range(0, len(block) - len(last), PIECE_BYTES):
-                yield block[start : min(start + PIECE_BYTES, len(block) - len(last))]
+            if block and not left:
+                last, block = bytes(block[-1:]), block[:-1]
+            for start in range(0, len(block), PIECE_BYTES):
+                self._check()
+                yield block[start : start + PIECE_BYTES]
         if left:
             raise IntegrityError(f"{self._what}: there is less to send than there should be, by {left} bytes")
         if last:
+            self._check()
             yield last
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from asyncstore._core.retry import DEFAULT_RETRY, RetryPolicy
 from asyncstore._core.threads import in_thread
 from asyncstore.aws.credentials import CredentialProvider
-from asyncstore.errors import AsyncStoreError, ConfigurationError, ConflictError
+from asyncstore.errors import AsyncStoreError, ConfigurationError, ConflictError, IntegrityError
 from asyncstore.objects._bucket import bucket_url, make_store, read_ca_bundle, write_headers
 from asyncstore.objects._copies import COPY_LIMIT_BYTES, Copy
 from asyncstore.objects._endpoint import Endpoint
@@ -128,11 +128,15 @@ class S3ObjectStore(ObstoreObjectStore):
     async def copy(
         self, source: str, target: str, *, meta: ObjectMeta | None = None, transfer: Transfer = ALONE
     ) -> None:
-        """Copy an object, in parts above 5 GiB; see :meth:`ObjectStore.copy`."""
+        """Copy an object, in parts above 5 GiB, and onto itself not at all; see :meth:`ObjectStore.copy`."""
         settings = self._settings
         said = write_headers(settings)
         copy = Copy(self._bucket, source, target, self._at, self._if_match, said, settings.user_metadata, transfer)
         await self._begin(source, target, writes=True)
+        if source == target:
+            # S3 refuses it, unless something about the object changes.
+            await self.head(source)
+            return
         if meta is None or meta.size_bytes <= COPY_LIMIT_BYTES:
             try:
                 # obstore's copy has no way to say these, and without them the copy gets the bucket's.
@@ -150,8 +154,10 @@ class S3ObjectStore(ObstoreObjectStore):
     async def get(
         self, key: str, *, byte_range: tuple[int, int] | None = None, etag: str = ""
     ) -> tuple[ObjectMeta, bytes]:
-        """Read an object; see :meth:`ObjectStore.get`."""
+        """Read an object, or what there is of a range that ends behind its end; see :meth:`ObjectStore.get`."""
         self._check_open()
+        if byte_range is not None and byte_range[0] >= byte_range[1]:
+            return await self._read_nothing(key, etag), b""
         return await self._matching(key, etag, lambda: self._get(key, byte_range, etag))
 
     async def read_into(
@@ -163,7 +169,10 @@ class S3ObjectStore(ObstoreObjectStore):
         if start < end:
             read = RangeRead(key, start, end, etag, self._at(key), sink)
             return await self._matching(key, etag, lambda: read.run(self._run, self._if_match, transfer, self._retry))
-        # A request has no way to ask for nothing.
+        return await self._read_nothing(key, etag)
+
+    async def _read_nothing(self, key: str, etag: str) -> ObjectMeta:
+        """Do what a read of an empty range does, which no request can ask for."""
         meta = await self.head(key)
         if etag and meta.etag != etag:
             raise ConflictError(f"get {self._at(key)}: it was replaced meanwhile")
@@ -201,7 +210,13 @@ class S3ObjectStore(ObstoreObjectStore):
         metadata: Mapping[str, str] | None = None,
         transfer: Transfer = ALONE,
     ) -> str:
-        """Write a file, in parts above 16 MiB; see :meth:`ObjectStore.put_file`."""
+        """
+        Write a file, in parts above 16 MiB; see :meth:`ObjectStore.put_file`.
+
+        A failure or cancellation aborts what was begun in parts. What cannot be aborted stays until it is swept: an
+        upload whose creation the storage has carried out, but not answered, and one whose abort got no answer in time,
+        of which a note on the error tells.
+        """
         await self._begin(key, writes=True)
         settings = self._settings
         body = await in_thread(PathBody.of, file) if isinstance(file, Path) else file
@@ -225,8 +240,20 @@ class S3ObjectStore(ObstoreObjectStore):
     async def _get_leniently(self, key: str, byte_range: tuple[int, int], etag: str) -> tuple[ObjectMeta, bytes]:
         """Read a range from a server that sends it with status 200, which obstore refuses (rclone does so)."""
         await self._begin(key)
+        start, end = byte_range
+        try:
+            return await self._get_exactly(key, start, end, etag)
+        except RangeIgnoredError:
+            raise
+        except IntegrityError:
+            size_bytes = (await self.head(key)).size_bytes
+            if not start < size_bytes < end:
+                raise
+            return await self._get_exactly(key, start, size_bytes, etag)
+
+    async def _get_exactly(self, key: str, start: int, end: int, etag: str) -> tuple[ObjectMeta, bytes]:
         data = bytearray()
-        read = RangeRead(key, *byte_range, etag, self._at(key), lambda block, _: data.extend(block))
+        read = RangeRead(key, start, end, etag, self._at(key), lambda block, _: data.extend(block))
         return await read.run(self._run, self._if_match, ALONE, self._retry), bytes(data)
 
     async def _run_as(

@@ -24,7 +24,7 @@ from asyncstore.objects.base import Transfer
 from asyncstore.objects.bodies import PathBody
 from asyncstore.objects.s3 import S3ObjectStore
 from asyncstore.testing.proxy import lossy_proxy
-from asyncstore.testing.s3_stub import Behaviour, Fault
+from asyncstore.testing.s3_stub import Behaviour, Fault, S3Stub
 from asyncstore.testing.s3_stub._messages import Answer
 
 if TYPE_CHECKING:
@@ -297,7 +297,7 @@ async def test_a_file_of_another_size_is_not_stored(
 ) -> None:
     async with objects_of(bucket) as store:
         with pytest.raises(IntegrityError, match=told):
-            await store.put_file("file", Lying(tmp_path, size_bytes, 0, off=off))
+            await store.put_file("file", Lying(tmp_path, size_bytes, (), off=off))
     assert (content.uploads, dict(content.objects)) == ({}, {})
 
 
@@ -317,7 +317,7 @@ async def test_bytes_that_differ_from_their_checksum_are_not_stored(
 ) -> None:
     async with objects_of(bucket) as store:
         with pytest.raises(IntegrityError):
-            await store.put_file("file", Flipping(tmp_path, size_bytes, 0))
+            await store.put_file("file", Flipping(tmp_path, size_bytes, ()))
     assert (content.uploads, dict(content.objects)) == ({}, {})
 
 
@@ -349,3 +349,84 @@ async def test_a_store_closed_meanwhile(stub: WatchedStub, bucket: Bucket, file:
         await stub.asked("UploadPart")
     with pytest.raises(AsyncStoreError):
         await upload
+
+
+@pytest.mark.parametrize("operation", ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"])
+async def test_cancelled_while_the_storage_is_silent(
+    stub: WatchedStub, bucket: Bucket, file: Path, operation: str
+) -> None:
+    async with objects_of(bucket) as store:
+        await store.capabilities()
+        stub.faults = [Fault("stall", operation=operation), Fault("stall", operation="AbortMultipartUpload")]
+        upload = asyncio.create_task(store.put_file("large", file))
+        await stub.asked(operation)
+        upload.cancel()
+        async with asyncio.timeout(10):
+            with pytest.raises(asyncio.CancelledError) as caught:
+                await upload
+    [note] = caught.value.__notes__
+    assert ("stays until it is swept" if operation == "CreateMultipartUpload" else "could not be aborted") in note
+
+
+@pytest.mark.parametrize("code", ["BadDigest", "XAmzContentChecksumMismatch", "IncompleteBody", "OperationAborted"])
+@pytest.mark.parametrize("size_bytes", [100, SIZE])
+async def test_bytes_that_suffer_on_the_way_are_sent_again(
+    stub: WatchedStub, bucket: Bucket, content: BucketContent, file: Path, size_bytes: int, code: str
+) -> None:
+    os.truncate(file, size_bytes)
+    operation = "PutObject" if size_bytes == 100 else "UploadPart"
+    damaged: list[Request] = []
+
+    def answer(request: Request) -> Answer | None:
+        if request.operation == operation and request.key == "file" and len(damaged) < 2:
+            damaged.append(request)
+            return Answer(400, f"<Error><Code>{code}</Code></Error>".encode())
+        return None
+
+    stub.answer = answer
+    async with objects_of(bucket) as store:
+        await store.put_file("file", file)
+    assert content.objects["file"].body == await contents_of(file)
+    assert stub.requests["AbortMultipartUpload"] == 0
+
+
+@pytest.mark.parametrize(("code", "kind"), [("BadDigest", IntegrityError), ("IncompleteBody", UnavailableError)])
+@pytest.mark.parametrize("size_bytes", [100, SIZE])
+async def test_bytes_that_suffer_each_time(
+    stub: WatchedStub,
+    bucket: Bucket,
+    content: BucketContent,
+    file: Path,
+    size_bytes: int,
+    code: str,
+    kind: type[AsyncStoreError],
+) -> None:
+    os.truncate(file, size_bytes)
+    stub.answer = lambda request: (
+        Answer(400, f"<Error><Code>{code}</Code></Error>".encode())
+        if request.operation in {"PutObject", "UploadPart"} and request.key == "file"
+        else None
+    )
+    async with objects_of(bucket) as store:
+        with pytest.raises(kind, match=code) as caught:
+            await store.put_file("file", file, transfer=Transfer(limit=1))
+    assert not getattr(caught.value, "answer_lost", False)
+    assert len(stub.requests_for("UploadPart")) in {0, 6}
+    assert (content.uploads, dict(content.objects)) == ({}, {})
+
+
+async def test_a_completion_that_was_refused_and_has_landed(
+    stub: WatchedStub, bucket: Bucket, content: BucketContent, file: Path
+) -> None:
+    def answer(request: Request) -> Answer | None:
+        if request.operation != "CompleteMultipartUpload" or stub.requests["CompleteMultipartUpload"]:
+            return None
+        S3Stub.accept(stub, request, lambda *_: None)
+        return Answer(503, b"<Error><Code>SlowDown</Code></Error>")
+
+    stub.answer = answer
+    async with objects_of(bucket) as store:
+        etag = await store.put_file("large", file)
+        assert (await store.head("large")).etag == etag
+    assert stub.requests["CompleteMultipartUpload"] == 2
+    assert content.objects["large"].body == await contents_of(file)

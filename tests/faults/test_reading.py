@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import re
+import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -205,24 +206,57 @@ async def test_what_the_sink_raises_is_raised_itself(
 
 
 async def test_cancelled_it_ends_at_the_next_block(store: S3ObjectStore) -> None:
-    loop = asyncio.get_running_loop()
-    began = asyncio.Event()
-    blocks: list[int] = []
+    began, go_on = threading.Event(), threading.Event()
+    begun: list[int] = []
+    ended: list[int] = []
 
     def sink(block: memoryview, offset: int) -> None:
-        blocks.append(offset)
-        loop.call_soon_threadsafe(began.set)
-        cancelled.result(10)
+        begun.append(offset)
+        began.set()
+        go_on.wait(30)
+        ended.append(offset)
 
     reading = asyncio.create_task(store.read_into("key", (0, len(DATA)), sink))
-
-    async def cancel() -> None:
-        await began.wait()
+    await asyncio.to_thread(began.wait, 30)
+    for _ in range(2):
         reading.cancel()
+        # What the sink writes to may be gone as soon as this ends, so it waits for the block.
+        await asyncio.wait([reading], timeout=0.1)
+        assert not reading.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert begun == ended == [0]
+    await store.aclose()
+    assert begun == [0]
+
+
+async def test_cancelled_it_does_not_wait_for_the_storage(stub: WatchedStub, store: S3ObjectStore) -> None:
+    stub.faults = [Fault("stall", operation="GetObject")]
+    reading = asyncio.create_task(store.read_into("key", SPAN, Sink(SPAN[0])))
+    await stub.asked("GetObject")
+    reading.cancel()
+    async with asyncio.timeout(10):
         with pytest.raises(asyncio.CancelledError):
             await reading
 
-    cancelled = asyncio.run_coroutine_threadsafe(cancel(), loop)
-    await asyncio.wrap_future(cancelled)
-    await store.aclose()
-    assert blocks == [0]
+
+async def test_the_end_of_an_answer_that_is_lost_when_all_bytes_came() -> None:
+    asked: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        said = {**HEADERS, "Content-Range": f"bytes 0-{MIB - 1}/{len(DATA)}", "Transfer-Encoding": "chunked"}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in said.items())
+        # What is missing is the empty chunk.
+        writer.write(f"HTTP/1.1 206 Partial Content\r\n{lines}\r\n{MIB:x}\r\n".encode() + DATA[:MIB] + b"\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = "http://{}:{}".format(*server.sockets[0].getsockname())
+    sink = Sink(0)
+    async with server, S3ObjectStore("bucket", AwsSettings(endpoint_url=url)) as store:
+        meta = await store.read_into("key", (0, MIB), sink)
+    assert (meta.size_bytes, meta.etag, bytes(sink.data)) == (len(DATA), '"e"', DATA[:MIB])
+    assert len(asked) == 1

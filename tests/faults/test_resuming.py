@@ -7,19 +7,20 @@ import fcntl
 import os
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import stamina
 
 from asyncstore.aws.settings import AwsSettings
-from asyncstore.errors import AccessDeniedError, UnavailableError
+from asyncstore.errors import AccessDeniedError, CredentialsError, UnavailableError
 from asyncstore.objects import _multipart
 from asyncstore.objects.base import Transfer
 from asyncstore.objects.bodies import PathBody
 from asyncstore.objects.s3 import S3ObjectStore
 from asyncstore.testing.s3_stub import Fault
+from asyncstore.testing.s3_stub._messages import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,8 +73,7 @@ class Put:
 
     async def __call__(self, *, key: str = "large", fingerprint: str = "abc", **options: Any) -> str:
         self.advanced = 0
-        status = await asyncio.to_thread(self.path.stat)
-        body = PathBody(self.path, status.st_size, status.st_mtime_ns, fingerprint)
+        body = replace(await asyncio.to_thread(PathBody.of, self.path), fingerprint=fingerprint)
         transfer = Transfer(advanced=self._advance, limit=self.limit, journals=self.journals)
         settings = AwsSettings(endpoint_url=self.bucket.server.endpoint_url, **options)
         async with S3ObjectStore(self.bucket.name, settings) as store:
@@ -168,6 +168,51 @@ async def test_an_early_outage_that_forbids_the_abort_too(stub: WatchedStub, put
     assert stub.requests["UploadPart"] == PARTS - 1
 
 
+async def test_keys_that_expire(stub: WatchedStub, put: Put, content: BucketContent) -> None:
+    expired = Answer(400, b"<Error><Code>ExpiredToken</Code></Error>")
+    stub.answer = lambda _: expired if stub.requests["UploadPart"] == 4 else None
+    with pytest.raises(CredentialsError):
+        await put()
+    assert len(content.uploads) == 1
+    stub.answer = lambda _: None
+    stub.reset()
+    await put()
+    await check_done(put, content)
+    assert stub.requests["UploadPart"] == PARTS - 4
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", "ExpiredToken"])
+async def test_what_could_not_be_aborted_is_remembered(
+    stub: WatchedStub, put: Put, content: BucketContent, code: str
+) -> None:
+    refusal = Answer(403, f"<Error><Code>{code}</Code></Error>".encode())
+    stub.answer = lambda _: refusal if stub.requests["UploadPart"] == 1 else None
+    with pytest.raises((AccessDeniedError, CredentialsError)) as caught:
+        await put()
+    assert "could not be aborted" in caught.value.__notes__[0]
+    stub.answer = lambda _: None
+    stub.reset()
+    await put()
+    await check_done(put, content)
+    assert stub.requests["UploadPart"] == PARTS - 1
+
+
+async def test_cancelled_while_the_storage_is_silent(stub: WatchedStub, put: Put, content: BucketContent) -> None:
+    stub.faults = [Fault("stall", operation="UploadPart", nth=2), Fault("stall", operation="AbortMultipartUpload")]
+    second = asyncio.Event()
+    stub.answer = lambda _: second.set() if len(stub.requests_for("UploadPart")) == 2 else None
+    putting = asyncio.create_task(put())
+    await second.wait()
+    putting.cancel()
+    async with asyncio.timeout(10):
+        with pytest.raises(asyncio.CancelledError):
+            await putting
+    assert len(await asyncio.to_thread(left, put.journals)) == 1
+    stub.faults = []
+    await put()
+    await check_done(put, content)
+
+
 async def test_other_failures_end_the_upload(stub: WatchedStub, put: Put, content: BucketContent) -> None:
     stub.after = lambda request: (
         setattr(stub.behaviour, "denied_operations", ["UploadPart"])
@@ -192,8 +237,7 @@ async def test_parts_may_not_be_listed(stub: WatchedStub, put: Put, content: Buc
     stub.behaviour.denied_operations = ["ListParts"]
     await put()
     assert stub.requests["UploadPart"] == PARTS
-    assert content.objects["large"].body == await asyncio.to_thread(put.path.read_bytes)
-    assert await asyncio.to_thread(left, put.journals) == []
+    await check_done(put, content)
 
 
 async def test_a_part_that_differs_is_sent_anew(stub: WatchedStub, put: Put, content: BucketContent) -> None:
@@ -333,6 +377,7 @@ async def test_old_journals_are_removed(put: Put, monkeypatch: pytest.MonkeyPatc
 
 DYING = """
 import asyncio, json, os, signal, sys
+from dataclasses import replace
 from pathlib import Path
 from asyncstore.aws.settings import AwsSettings
 from asyncstore.objects import _journal
@@ -357,7 +402,7 @@ elif dies_at == "completed":
     _journal.Journal.close = die
 
 async def main():
-    body = PathBody(path, path.stat().st_size, path.stat().st_mtime_ns, "abc")
+    body = replace(PathBody.of(path), fingerprint="abc")
     transfer = Transfer(advanced=say, limit=int(limit), journals=Path(journals))
     async with S3ObjectStore(bucket, AwsSettings(endpoint_url=endpoint)) as store:
         await store.put_file("large", body, metadata={"sha256": "abc"}, transfer=transfer)

@@ -8,7 +8,7 @@ import pytest
 import stamina
 
 from asyncstore.aws.settings import AwsSettings
-from asyncstore.errors import ConflictError, UnavailableError
+from asyncstore.errors import ConflictError, NotFoundError, UnavailableError
 from asyncstore.objects import _copies, s3
 from asyncstore.objects.base import Transfer
 from asyncstore.objects.s3 import S3ObjectStore
@@ -132,3 +132,53 @@ async def test_a_copy_that_fails_leaves_nothing(
     with pytest.raises(UnavailableError, match="copy s3://"):
         await store.copy("a", "b", meta=await store.head("a"))
     assert content.uploads == {}
+
+
+async def test_versions_are_not_mixed_where_conditions_are_ignored(
+    stub: WatchedStub, store: S3ObjectStore, content: BucketContent, small_parts: None
+) -> None:
+    stub.behaviour.ignores_conditions = True
+    assert not (await store.capabilities()).match
+    await store.put("a", DATA)
+    await store.put("other", DATA[::-1])
+    meta = await store.head("a")
+    told: list[bool] = []
+
+    def replace(request: Request) -> None:
+        if request.operation == "UploadPartCopy":
+            told.append("x-amz-copy-source-if-match" in request.headers)
+            content.objects["a"] = content.objects["other"]
+
+    stub.after = replace
+    with pytest.raises(ConflictError, match="replaced meanwhile"):
+        await store.copy("a", "b", meta=meta, transfer=Transfer(limit=1))
+    # Servers differ in which conditions they heed.
+    assert told
+    assert all(told)
+    assert content.uploads == {}
+    assert "b" not in content.objects
+
+
+async def test_conditions_in_a_form_that_the_server_does_not_know(
+    stub: WatchedStub, store: S3ObjectStore, content: BucketContent, small_parts: None
+) -> None:
+    await store.put("a", DATA)
+    stub.behaviour.match_form = "bare"
+    # Nobody has asked yet which form it wants.
+    await store.copy("a", "b", meta=await store.head("a"))
+    settings = store._settings.model_copy(update={"user_metadata": {"team": "blue"}})
+    async with S3ObjectStore(store._bucket, settings) as other:
+        await other.copy("a", "c")
+    assert (await store.get("b"))[1] == (await store.get("c"))[1] == DATA
+    assert content.uploads == {}
+    assert any("x-amz-copy-source-if-match" in request.headers for request in stub.requests_for("CopyObject"))
+
+
+async def test_onto_itself(stub: WatchedStub, store: S3ObjectStore, content: BucketContent) -> None:
+    await store.put("a", DATA, metadata={"k": "v"})
+    before = await store.head("a")
+    await store.copy("a", "a")
+    assert await store.head("a") == before
+    with pytest.raises(NotFoundError):
+        await store.copy("nothing", "nothing")
+    assert stub.requests["CopyObject"] == 0

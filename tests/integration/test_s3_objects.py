@@ -15,6 +15,7 @@ from asyncstore.errors import (
     ConfigurationError,
     ConflictError,
     CredentialsError,
+    IntegrityError,
     NotFoundError,
     UnavailableError,
 )
@@ -23,6 +24,8 @@ from asyncstore.objects._wire import Request
 from asyncstore.objects.base import Transfer
 from asyncstore.objects.bodies import PathBody
 from asyncstore.objects.s3 import S3ObjectStore
+from asyncstore.testing.s3_stub._messages import Answer
+from tests._watched import WatchedStub
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -136,6 +139,42 @@ async def test_listings_of_parts_have_pages(bucket: Bucket, monkeypatch: pytest.
             await store._run("put", "a", lambda sender, request=request: sender.send(request))  # type: ignore[misc]
         found = await store._uploads.parts("a", upload_id)
         assert {number: part.size_bytes for number, part in found.items()} == {1: 1, 2: 2, 3: 3, 4: 4, 5: 5}
+
+
+@pytest.mark.parametrize("operation", ["uploads", "parts"])
+async def test_listings_that_do_not_end(operation: str) -> None:
+    page = b"<P><IsTruncated>true</IsTruncated><NextKeyMarker>a</NextKeyMarker>"
+    page += b"<NextPartNumberMarker>7</NextPartNumberMarker></P>"
+    async with WatchedStub() as stub:
+        stub.answer = lambda _: Answer(200, page)
+        async with S3ObjectStore("bucket", AwsSettings(endpoint_url=stub.url)) as store, asyncio.timeout(10):
+            with pytest.raises(ConfigurationError, match="follows itself"):
+                await (store.list_uploads("") if operation == "uploads" else store._uploads.parts("a", "b"))
+        assert len(stub.seen) == 2
+
+
+async def test_ranges_at_the_end_of_an_object(bucket: Bucket) -> None:
+    async with objects_of(bucket) as store:
+        etag = await store.put("key", b"0123456789")
+        await store.put("empty", b"")
+        for key, span, expected in (
+            ("key", (9, 10), b"9"),
+            ("key", (5, 100), b"56789"),
+            ("key", (0, 100), b"0123456789"),
+            ("key", (5, 5), b""),
+            ("key", (10, 10), b""),
+            ("empty", (0, 0), b""),
+        ):
+            meta, data = await store.get(key, byte_range=span)
+            assert (meta.size_bytes, data) == (10 * (key == "key"), expected), (key, span)
+        for key, span in (("key", (10, 20)), ("key", (20, 30)), ("empty", (0, 5))):
+            with pytest.raises(IntegrityError):
+                await store.get(key, byte_range=span)
+        assert (await store.get("key", byte_range=(5, 5), etag=etag))[0].etag == etag
+        with pytest.raises(ConflictError):
+            await store.get("key", byte_range=(5, 5), etag='"0123456789abcdef0123456789abcdef"')
+        with pytest.raises(NotFoundError):
+            await store.get("nothing", byte_range=(5, 5))
 
 
 async def test_missing_bucket_is_told_apart_from_a_missing_key(bucket: Bucket) -> None:

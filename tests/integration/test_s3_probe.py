@@ -512,7 +512,7 @@ def test_where_a_bucket_is(given: dict[str, Any], url: str) -> None:
 
 @pytest.mark.parametrize("code", ["BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch"])
 def test_wrong_checksums_are_told_in_one_word(code: str) -> None:
-    assert type(from_s3_code(code, 400, "put")) is IntegrityError
+    assert isinstance(from_s3_code(code, 400, "put"), IntegrityError)
 
 
 async def test_a_missing_bucket_is_told_as_such(stub: S3Stub) -> None:

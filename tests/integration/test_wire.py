@@ -16,6 +16,8 @@ import pytest
 from asyncstore._core.retry import NO_RETRY
 from asyncstore.aws.settings import AwsSettings
 from asyncstore.errors import ClosedError, ConfigurationError, NotFoundError, UnavailableError
+from asyncstore.objects import _wire
+from asyncstore.objects._bucket import bucket_url
 from asyncstore.objects._wire import Request
 from asyncstore.objects.base import Transfer
 from asyncstore.objects.bodies import PathBody
@@ -163,6 +165,53 @@ async def test_no_server_is_unavailable_and_was_sent_nothing(unused_tcp_port: in
         with pytest.raises(UnavailableError, match=f"{unused_tcp_port}: connection refused") as caught:
             await read(store, "key", 1)
         assert not caught.value.answer_lost
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://host:80", "http://host/b"),
+        ("https://host:443/s3", "https://host/s3/b"),
+        ("http://host:443", "http://host:443/b"),
+        ("http://host:8080", "http://host:8080/b"),
+        ("http://[::80]", "http://[::80]/b"),
+        ("http://[::1]:80", "http://[::1]/b"),
+    ],
+)
+def test_default_ports_are_not_said(url: str, expected: str) -> None:
+    # Clients do not say them in the host that is signed, but in what they tell a proxy.
+    assert bucket_url(AwsSettings(endpoint_url=url), "b") == expected
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """A body of these blocks."""
+
+    contents: tuple[bytes, ...]
+    name: str = "blocks"
+    fingerprint: str = ""
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(map(len, self.contents))
+
+    def blocks(self, start: int, end: int) -> Iterator[memoryview]:
+        for block in self.contents:
+            yield memoryview(block)
+
+
+@pytest.mark.parametrize(
+    "contents", [(b"abc", b""), (b"", b"abc"), (b"ab", b"", b"c"), (b"",), (b"a", b"b", b"", b""), (bytes(3 * MIB),)]
+)
+async def test_blocks_of_any_size(
+    stub: WatchedStub, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, contents: tuple[bytes, ...]
+) -> None:
+    # The server would wait for a byte that does not come.
+    monkeypatch.setattr(_wire, "READ_TIMEOUT_S", 2)
+    stub.behaviour.checksums = "ignored"
+    async with objects_of(bucket, retry=NO_RETRY) as store:
+        await store.put_file("key", Blocks(contents))
+    assert stub.storage.bucket(bucket.name).objects["key"].body == b"".join(contents)
 
 
 @dataclass(frozen=True, slots=True)
