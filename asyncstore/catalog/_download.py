@@ -91,16 +91,20 @@ class Download:
         except AsyncStoreError as error:
             return error
         digest = hashlib.sha256(data).hexdigest()
-        try:
-            if is_marker(file.name):
-                make_folder(self._root, folder_of(file.name))
-            else:
-                check_digest(file.name, digest, stored_digest(meta))
-                with Folders(self._root) as folders:
-                    write_file(folders, file.name, data, mode=mode_of(meta), mtime_ns=self._time_of(meta))
-        except AsyncStoreError as error:
-            return FileError(error)
+        with objects.landing():
+            try:
+                self._land(file, meta, data, digest)
+            except AsyncStoreError as error:
+                return FileError(error)
         return _Landed(digest, meta)
+
+    def _land(self, file: PlannedFile, meta: ObjectMeta, data: bytes | memoryview, digest: str) -> None:
+        if is_marker(file.name):
+            make_folder(self._root, folder_of(file.name))
+            return
+        check_digest(file.name, digest, stored_digest(meta))
+        with Folders(self._root) as folders:
+            write_file(folders, file.name, data, mode=mode_of(meta), mtime_ns=self._time_of(meta))
 
     async def _get_large(self, file: PlannedFile) -> None:
         # Some servers write ETags otherwise in listings, so the ranges are pinned to what HEAD says.

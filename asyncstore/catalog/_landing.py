@@ -14,12 +14,13 @@ import hashlib
 import os
 import stat
 import struct
+import threading
 import zlib
 from typing import TYPE_CHECKING
 
 from asyncstore._core.files import TEMP_PREFIX, claim, new_temp_name
 from asyncstore.catalog._folders import NEW_FILE, Folders, base_of, parent_of, translated
-from asyncstore.errors import IntegrityError, UnavailableError, UnsafePathError
+from asyncstore.errors import ClosedError, IntegrityError, UnavailableError, UnsafePathError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,6 +65,8 @@ class Landing:
         self._trailer = trailer
         self._lasting = lasting
         self._sums: dict[int, int] = {}
+        self._users = 0
+        self._users_changed = threading.Condition()
 
     def __repr__(self) -> str:
         state = "closed" if self._descriptor < 0 else f"{len(self.kept)} of {self._trailer.count} ranges kept"
@@ -116,14 +119,14 @@ class Landing:
         view = memoryview(block)
         if offset < 0 or offset + len(view) > self._trailer.size_bytes:
             raise IntegrityError(f"{self.name!r} would become larger than {self._trailer.size_bytes} bytes")
-        with translated(self.name, self.root):
-            _write_at(self._descriptor, view, offset)
+        with self._in_use() as descriptor, translated(self.name, self.root):
+            _write_at(descriptor, view, offset)
 
     def finish_range(self, index: int, crc32: int) -> None:
         """Note for a later writer that a range is complete, and the CRC32 of its bytes."""
         self._sums[index] = crc32
-        with translated(self.name, self.root):
-            _write_at(self._descriptor, self._trailer.slot(index, crc32), self._trailer.offset_of(index))
+        with self._in_use() as descriptor, translated(self.name, self.root):
+            _write_at(descriptor, self._trailer.slot(index, crc32), self._trailer.offset_of(index))
 
     def check_range(self, index: int) -> bool:
         """Read a kept range again and return whether it is as it was when it was completed."""
@@ -211,8 +214,24 @@ class Landing:
     def _is_there(self, folder: int) -> bool:
         return _is_called(self._descriptor, self._temp, folder)
 
+    @contextlib.contextmanager
+    def _in_use(self) -> Iterator[int]:
+        """Give the descriptor, which is not closed within the block: its number may be another file's then."""
+        with self._users_changed:
+            if self._descriptor < 0:
+                raise ClosedError(f"{self.name!r} in {self.root!r} is not being written any more")
+            self._users += 1
+        try:
+            yield self._descriptor
+        finally:
+            with self._users_changed:
+                self._users -= 1
+                self._users_changed.notify_all()
+
     def _close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
+        with self._users_changed:
+            self._users_changed.wait_for(lambda: not self._users)
+            descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import os
 import secrets
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +19,7 @@ import obstore
 from obstore import exceptions as obs
 
 from asyncstore._core.bridge import CallPool
+from asyncstore._core.concurrency import shielded
 from asyncstore._core.retry import DEFAULT_RETRY, RetryPolicy, retrying
 from asyncstore._core.threads import in_thread
 from asyncstore.errors import (
@@ -44,7 +46,7 @@ from asyncstore.objects.base import (
 from asyncstore.objects.bodies import PathBody
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
     from contextlib import AsyncExitStack
 
     from obstore.store import ObjectStore as ForeignStore
@@ -234,10 +236,11 @@ class ObstoreObjectStore(ObjectStore):
         try:
             return await call
         except asyncio.CancelledError:
-            objects.abandoned = True
             end = self._pool.abandon(call)
             if end is not None:
                 self._abandon(writes, end)
+            # It waits for a file that is being written, and not for the storage.
+            await shielded(in_thread(objects.abandon))
             raise
 
     async def _put_once(self, key: str, data: bytes, mode: Any, metadata: Mapping[str, str] | None) -> str:
@@ -353,11 +356,23 @@ class ObstoreObjectStore(ObjectStore):
 class _Blocking:
     """The verbs for code in a thread of a store."""
 
-    __slots__ = ("_store", "abandoned")
+    __slots__ = ("_abandoned", "_landing", "_store")
 
     def __init__(self, store: ObstoreObjectStore) -> None:
         self._store = store
-        self.abandoned = False
+        self._abandoned = False
+        self._landing = threading.Lock()
+
+    @contextlib.contextmanager
+    def landing(self) -> Iterator[None]:
+        with self._landing:
+            self._check()
+            yield
+
+    def abandon(self) -> None:
+        """Let no more requests be made and nothing more land."""
+        with self._landing:
+            self._abandoned = True
 
     def put(self, key: str, data: bytes | memoryview, metadata: Mapping[str, str]) -> str:
         store = self._store
@@ -384,7 +399,7 @@ class _Blocking:
         return self._store._translated("head", key, lambda: self._store._head_now(key))
 
     def _check(self) -> None:
-        if self.abandoned:
+        if self._abandoned:
             raise ClosedError("the caller was cancelled")
 
 

@@ -11,7 +11,7 @@ import asyncio
 import re
 from abc import abstractmethod
 from concurrent.futures import CancelledError
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
@@ -22,9 +22,18 @@ from asyncstore._core.threads import in_own_thread, in_thread
 from asyncstore.errors import ClosedError, ConflictError, UnsafePathError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Collection,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
     from concurrent.futures import Future
-    from contextlib import AbstractAsyncContextManager
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from datetime import datetime
     from pathlib import Path
 
@@ -163,6 +172,15 @@ class BlockingObjects(Protocol):
 
     def head(self, key: str) -> ObjectMeta:
         """Return an object's description with its metadata."""
+        ...
+
+    def landing(self) -> AbstractContextManager[None]:
+        """
+        Do in the block what must not happen after the caller was cancelled and has gone on, such as writing a file.
+
+        Raises:
+            ClosedError: the caller is gone.
+        """
         ...
 
 
@@ -380,6 +398,13 @@ class _Bridged:
 
     def head(self, key: str) -> ObjectMeta:
         return self._wait(lambda: self._store.head(key))
+
+    @contextmanager
+    def landing(self) -> Iterator[None]:
+        # The caller waits for the thread.
+        if self._abandoned:
+            raise ClosedError("the caller was cancelled")
+        yield
 
     def abandon(self) -> None:
         """End the call that is under way, and make no further one; called on the loop."""

@@ -53,7 +53,7 @@ from asyncstore.objects.base import (
 from asyncstore.objects.bodies import PathBody
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
     from contextlib import AsyncExitStack
 
     from asyncstore._core.threads import Stop
@@ -362,7 +362,16 @@ class _Blocking:
         path = self._path(key)
         return self._store._translated("head", key, lambda: _look(key, path))
 
-    def _path(self, key: str) -> Path:
+    @contextlib.contextmanager
+    def landing(self) -> Iterator[None]:
+        # The caller waits for the thread.
+        self._check()
+        yield
+
+    def _check(self) -> None:
         if self._stop():
             raise ClosedError("the caller was cancelled")
+
+    def _path(self, key: str) -> Path:
+        self._check()
         return self._store._root.joinpath(*_segments(key))
