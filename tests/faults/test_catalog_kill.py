@@ -53,8 +53,8 @@ PACE: dict[str, float] = {"latency_s": short_or_full(4, 10) / 1000}
 UPLOAD_PACE = PACE if FULL else {**PACE, "bandwidth_bytes_s": 40e6}
 """So that a large file takes most of the time."""
 
-PROBE_BYTES = 64 * KIB
-"""What each process may send besides, to find out what the server can do."""
+BESIDES_BYTES = MIB
+"""What each process may send besides: to find out what the server can do, and the index of packs."""
 
 DEADLINE_S = 120.0
 """After this a transfer does not end at all."""
@@ -168,7 +168,7 @@ async def usual_seconds(
 def check_cost(sent: Sent, moved_bytes: int, trees: Trees, kills: int) -> None:
     """Check how much was moved again, and take note of it."""
     again = moved_bytes - trees.size_bytes
-    assert 0 <= again <= kills * IN_FLIGHT_BYTES + (kills + 1) * PROBE_BYTES
+    assert 0 <= again <= kills * IN_FLIGHT_BYTES + (kills + 1) * BESIDES_BYTES
     sent.again_bytes.append(again)
     sent.kills += kills
     sent.transfers += 1
