@@ -173,7 +173,9 @@ from asyncstore.runlog.db import DBRunLogStore
 
 url, behind_pgbouncer, way = sys.argv[1], sys.argv[2] == "True", sys.argv[3]
 named = f"{url}&application_name=parent" if url.startswith("postgresql") else url
-store = DBRunLogStore(connection_string=named, pgbouncer=behind_pgbouncer)
+# More than are ever wanted at once, so that the pool itself closes none: it closes those that come back last, whichever
+# they are, and what is missing afterwards is to be the child's doing.
+store = DBRunLogStore(connection_string=named, pgbouncer=behind_pgbouncer, pool_size=16)
 
 
 def step(name):
@@ -223,7 +225,6 @@ def in_thread():
 async def before():
     await store.open()
     await store.create_run_log("run")
-    # No more than the pool keeps: what it closes again takes a moment to be gone from the server.
     await asyncio.gather(*(store.get_run_log_by_id("run") for _ in range(4)))
     await store.add_step_log(step("before"), "run")
     return await pids()
@@ -235,6 +236,7 @@ async def after(ended, own):
     assert await asyncio.to_thread(ended) == 0
     await asyncio.gather(*(store.add_step_log(step(f"after-{n}"), "run") for n in range(20)))
     await asyncio.gather(*(store.update_run_log_status("run", "SUCCESS") for n in range(3)))
+    # At once and more than before, so that each connection is used: one that the child ended is gone then.
     reads = await asyncio.gather(*(store.get_run_log_by_id("run") for _ in range(8)))
     wanted = {"before", f"child-{way}", "meanwhile", *(f"after-{n}" for n in range(20))}
     assert {frozenset(read.steps) for read in reads} == {frozenset(wanted)}, [sorted(r.steps) for r in reads]

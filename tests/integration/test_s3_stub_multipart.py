@@ -154,6 +154,36 @@ async def test_checksums_can_be_ignored(stub: S3Stub, client: Any) -> None:
     await client.complete_multipart_upload(**upload, MultipartUpload=named)
 
 
+@pytest.mark.parametrize("begun_with", [{}, {"ChecksumAlgorithm": "CRC32"}])
+async def test_ignored_checksums_are_also_ignored_where_a_completion_names_them(
+    stub: S3Stub, client: Any, begun_with: dict[str, str]
+) -> None:
+    for name, value in CHEAP.items():
+        setattr(stub.behaviour, name, value)
+    bodies = [bytes(LEAST), b"end"]
+    upload = await begun(client, **begun_with)
+    parts = await uploaded(client, upload, *bodies, checksums=True)
+    parts[1]["ChecksumCRC32"] = crc32(b"other")
+    done = await client.complete_multipart_upload(
+        **upload, MultipartUpload={"Parts": parts}, ChecksumCRC32=crc32(b"whole"), ChecksumType="FULL_OBJECT"
+    )
+    assert "ChecksumCRC32" not in done
+    assert "ChecksumCRC32" not in await client.head_object(**WHERE, ChecksumMode="ENABLED")
+    found = await client.get_object(**WHERE)
+    assert await found["Body"].read() == b"".join(bodies)
+
+
+async def test_checksums_come_to_be_ignored_during_an_upload(stub: S3Stub, client: Any) -> None:
+    upload = await begun(client, ChecksumAlgorithm="CRC32")
+    parts = await uploaded(client, upload, bytes(LEAST), checksums=True)
+    stub.behaviour.checksums = "ignored"
+    sent = await client.upload_part(**upload, PartNumber=2, Body=b"end")
+    parts.append({"PartNumber": 2, "ETag": sent["ETag"]})
+    done = await client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+    assert "ChecksumCRC32" not in done
+    assert (await client.head_object(**WHERE))["ContentLength"] == LEAST + 3
+
+
 async def test_completion_heeds_conditions_and_size(client: Any) -> None:
     etag = (await client.put_object(**WHERE, Body=b"there"))["ETag"]
     upload = await begun(client)

@@ -91,13 +91,17 @@ def check_algorithm(upload: Upload, headers: Mapping[str, str], behaviour: Behav
         raise S3Error(400, "InvalidRequest", f"Checksum Type mismatch occurred, {about}")
 
 
-def check_named(upload: Upload, named: Sequence[tuple[int, str]], parts: Sequence[StoredObject]) -> None:
+def check_named(
+    upload: Upload, named: Sequence[tuple[int, str]], parts: Sequence[StoredObject], behaviour: Behaviour
+) -> None:
     """
     Check the checksums with which a completion names its parts, as pairs of number and checksum.
 
     Raises:
-        S3Error: one is missing or wrong.
+        S3Error: one is missing or wrong, and they are not ignored.
     """
+    if behaviour.checksums == "ignored":
+        return
     for (number, given), part in zip(named, parts, strict=True):
         if upload.algorithm and not given:
             about = "The upload was created using a crc32 checksum. The complete request must include the checksum"
@@ -106,9 +110,9 @@ def check_named(upload: Upload, named: Sequence[tuple[int, str]], parts: Sequenc
             raise S3Error(400, "InvalidPart", "One or more of the specified parts have another checksum.")
 
 
-def composite(upload: Upload, parts: Sequence[StoredObject]) -> str:
-    """Return the checksum of the object that parts make up: that of theirs, and how many they are."""
-    if not upload.algorithm:
+def composite(upload: Upload, parts: Sequence[StoredObject], behaviour: Behaviour) -> str:
+    """Return the checksum of the object that parts make up: that of theirs, and how many they are; or nothing."""
+    if not upload.algorithm or behaviour.checksums == "ignored":
         return ""
     sums = b"".join(base64.b64decode(part.checksum) for part in parts)
     return f"{_encoded(zlib.crc32(sums))}-{len(parts)}"

@@ -24,7 +24,7 @@ def check_write(headers: Mapping[str, str], found: StoredObject | None, behaviou
     Raises:
         S3Error: the demand is not met.
     """
-    if behaviour.ignores_conditions:
+    if behaviour.ignores_conditions or not ("if-match" in headers or "if-none-match" in headers):
         return
     unless, only_if = (
         None if name in behaviour.ignored_conditions else headers.get(name) for name in ("if-none-match", "if-match")

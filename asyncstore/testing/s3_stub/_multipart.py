@@ -81,11 +81,12 @@ def complete(storage: Storage, behaviour: Behaviour, request: Request) -> Answer
     bucket = storage.bucket(request.bucket)
     upload = _upload(storage, request)
     check_write(request.headers, bucket.objects.get(request.key), behaviour)
-    parts = _named_parts(upload, bytes(request.body))
+    parts = _named_parts(upload, bytes(request.body), behaviour)
     content = Content.joined(part.content for part in parts)
     if request.headers.get("x-amz-mp-object-size", str(content.size_bytes)) != str(content.size_bytes):
         raise S3Error(400, "InvalidRequest", "The provided x-amz-mp-object-size does not match the object's size")
-    stored = StoredObject(content, multipart_etag(parts), upload.description, composite(upload, parts))
+    checksum = composite(upload, parts, behaviour)
+    stored = StoredObject(content, multipart_etag(parts), upload.description, checksum)
     if stored.checksum and request.headers.get("x-amz-checksum-crc32", stored.checksum) != stored.checksum:
         raise S3Error(400, "BadDigest", "The CRC32 you specified did not match the calculated checksum.")
     bucket.put(request.key, stored)
@@ -133,7 +134,7 @@ def _copied_range(request: Request, source: StoredObject) -> tuple[int, int]:
     return start, end
 
 
-def _named_parts(upload: Upload, body: bytes) -> list[StoredObject]:
+def _named_parts(upload: Upload, body: bytes, behaviour: Behaviour) -> list[StoredObject]:
     listed = [
         (child("PartNumber"), child("ETag").strip('"'), child("ChecksumCRC32")) for child in parse(body, "{*}Part")
     ]
@@ -146,7 +147,7 @@ def _named_parts(upload: Upload, body: bytes) -> list[StoredObject]:
     found = [part for part, (_, etag, _) in zip(parts, named, strict=True) if part and part.etag.strip('"') == etag]
     if len(found) < len(named):
         raise S3Error(400, "InvalidPart", "One or more of the specified parts could not be found.")
-    check_named(upload, [(number, checksum) for number, _, checksum in named], found)
+    check_named(upload, [(number, checksum) for number, _, checksum in named], found, behaviour)
     if any(part.size_bytes < PART_LEAST_BYTES for part in found[:-1]):
         raise S3Error(400, "EntityTooSmall", "Your proposed upload is smaller than the minimum allowed size")
     return found

