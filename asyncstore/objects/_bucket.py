@@ -10,7 +10,7 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from asyncstore.errors import ConfigurationError
-from asyncstore.objects._wire import CONNECT_TIMEOUT_S, READ_TIMEOUT_S
+from asyncstore.objects._http._connection import CONNECT_TIMEOUT_S, READ_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable

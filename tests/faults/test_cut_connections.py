@@ -17,7 +17,7 @@ import stamina
 
 from asyncstore.aws.settings import AwsSettings
 from asyncstore.errors import UnavailableError
-from asyncstore.objects import _wire
+from asyncstore.objects._http import _connection
 from asyncstore.objects.base import Transfer
 from asyncstore.objects.s3 import S3ObjectStore
 
@@ -160,7 +160,7 @@ async def test_connections_closed_all_the_time_are_unavailable(
 async def test_a_connection_may_stand_still_for_longer_than_it_may_take_to_connect(
     stub: WatchedStub, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_wire, "CONNECT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(_connection, "CONNECT_TIMEOUT_S", 0.3)
     path = tmp_path / "file"
     path.write_bytes(bytes(WHOLE))
     async with relay_before(bucket) as relay:

@@ -8,7 +8,6 @@ import ssl
 import threading
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,8 +15,8 @@ import pytest
 from asyncstore._core.retry import NO_RETRY
 from asyncstore.aws.settings import AwsSettings
 from asyncstore.errors import ClosedError, ConfigurationError, NotFoundError, UnavailableError
-from asyncstore.objects import _wire
 from asyncstore.objects._bucket import bucket_url
+from asyncstore.objects._http import _connection
 from asyncstore.objects._wire import Request
 from asyncstore.objects.base import Transfer
 from asyncstore.objects.bodies import PathBody
@@ -26,6 +25,7 @@ from asyncstore.testing._objects.base import HOSTILE_KEYS
 from asyncstore.testing.s3_stub import Fault
 from asyncstore.testing.s3_stub._messages import Answer
 from asyncstore.testing.s3_stub.server import _Connection
+from tests._http_server import make_certificate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -83,37 +83,6 @@ async def test_connections_are_kept(stub: WatchedStub, bucket: Bucket, file: Pat
         kept = stub._open - others
     # They are closed with the store.
     await asyncio.wait([connection.closed for connection in kept])
-
-
-def make_certificate(folder: Path) -> tuple[Path, Path, Path]:
-    """Return an authority's certificate, and one of its for localhost with the key."""
-    x509 = pytest.importorskip("cryptography.x509")
-    hashes = pytest.importorskip("cryptography.hazmat.primitives.hashes")
-    serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
-    ec = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ec")
-    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
-    names = [x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]) for name in ("authority", "localhost")]
-    now = datetime.now(UTC)
-    pems = []
-    for number in range(2):
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(names[number])
-            .issuer_name(names[0])
-            .public_key(keys[number].public_key())
-            .serial_number(number + 1)
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-            .add_extension(x509.BasicConstraints(ca=number == 0, path_length=None), critical=True)
-            .sign(keys[0], hashes.SHA256())
-        )
-        pems.append(folder / f"{number}.pem")
-        pems[-1].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    encoding, kind = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    private = folder / "key.pem"
-    private.write_bytes(keys[1].private_bytes(encoding, kind, serialization.NoEncryption()))
-    return pems[0], pems[1], private
 
 
 @asynccontextmanager
@@ -207,7 +176,7 @@ async def test_blocks_of_any_size(
     stub: WatchedStub, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, contents: tuple[bytes, ...]
 ) -> None:
     # The server would wait for a byte that does not come.
-    monkeypatch.setattr(_wire, "READ_TIMEOUT_S", 2)
+    monkeypatch.setattr(_connection, "READ_TIMEOUT_S", 2)
     stub.behaviour.checksums = "ignored"
     async with objects_of(bucket, retry=NO_RETRY) as store:
         await store.put_file("key", Blocks(contents))

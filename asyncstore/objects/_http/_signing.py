@@ -1,0 +1,115 @@
+"""
+Signatures of requests to S3: AWS Signature Version 4, in a header.
+
+The rules are those of "Authenticating Requests: Using the Authorization Header" in the S3 API reference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["EMPTY_HASH", "UNSIGNED", "Keys", "Signer"]
+
+ALGORITHM = "AWS4-HMAC-SHA256"
+EMPTY_HASH = hashlib.sha256().hexdigest()
+
+UNSIGNED = "UNSIGNED-PAYLOAD"
+"""Said instead of a payload's hash where that is not known beforehand."""
+
+
+class Keys(Protocol):
+    """What signs."""
+
+    @property
+    def access_key_id(self) -> str:
+        """Which key."""
+        ...
+
+    @property
+    def secret_access_key(self) -> str:
+        """The key."""
+        ...
+
+    @property
+    def token(self) -> str | None:
+        """Comes with keys that expire."""
+        ...
+
+
+class Signer:
+    """
+    Signs requests to one host. Any thread may use it.
+
+    Args:
+        host: as the ``Host`` header says it.
+        region: the host's.
+        service: the host's.
+        now_s: tells seconds since the epoch.
+    """
+
+    def __init__(self, host: str, region: str, service: str = "s3", *, now_s: Callable[[], float] = time.time) -> None:
+        self._host = host
+        self._region = region
+        self._service = service
+        self._now_s = now_s
+        self._moment = (-1, "")
+        self._derived = ("", "", b"")
+
+    def signed(
+        self, method: str, path: str, query: str, headers: Mapping[str, str], payload_hash: str, keys: Keys
+    ) -> dict[str, str]:
+        """
+        Return all headers of a request, sorted by name, with its signature.
+
+        Args:
+            method: in upper case.
+            path: quoted.
+            query: quoted, its parameters sorted, each with a ``=``.
+            headers: beside those that are added here, under names in lower case.
+            payload_hash: SHA-256 of the payload in hex, or :data:`UNSIGNED`.
+            keys: what signs.
+        """
+        at = self._stamp()
+        said = {**headers, "host": self._host, "x-amz-content-sha256": payload_hash, "x-amz-date": at}
+        if keys.token:
+            said["x-amz-security-token"] = keys.token
+        names = sorted(said)
+        listed = ";".join(names)
+        lines = "".join([f"{name}:{_trimmed(said[name])}\n" for name in names])
+        canonical = f"{method}\n{path}\n{query}\n{lines}\n{listed}\n{payload_hash}"
+        scope = f"{at[:8]}/{self._region}/{self._service}/aws4_request"
+        to_sign = f"{ALGORITHM}\n{at}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
+        signature = hmac.digest(self._key(keys.secret_access_key, at[:8]), to_sign.encode(), "sha256").hex()
+        said["authorization"] = (
+            f"{ALGORITHM} Credential={keys.access_key_id}/{scope}, SignedHeaders={listed}, Signature={signature}"
+        )
+        return said
+
+    def _stamp(self) -> str:
+        """Return the time in UTC as signatures say it."""
+        second = int(self._now_s())
+        known, stamp = self._moment
+        if second != known:
+            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
+            self._moment = (second, stamp)
+        return stamp
+
+    def _key(self, secret: str, day: str) -> bytes:
+        """Return the key that signs on a day."""
+        known_secret, known_day, key = self._derived
+        if known_secret != secret or known_day != day:
+            key = f"AWS4{secret}".encode()
+            for said in (day, self._region, self._service, "aws4_request"):
+                key = hmac.digest(key, said.encode(), "sha256")
+            self._derived = (secret, day, key)
+        return key
+
+
+def _trimmed(value: str) -> str:
+    return " ".join(value.split()) if "  " in value or value != value.strip() else value
