@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from asyncstore._core.files import TEMP_PREFIX, claim, new_temp_name
 from asyncstore.catalog._folders import NEW_FILE, Folders, base_of, parent_of, translated
+from asyncstore.catalog._room import reserve
 from asyncstore.errors import ClosedError, IntegrityError, UnavailableError, UnsafePathError
 
 if TYPE_CHECKING:
@@ -77,8 +78,9 @@ class Landing:
         """
         Begin to write a file, or go on where another writer of the same object stopped.
 
-        The temp file has all its room from the beginning. While another process or thread is writing the same file this
-        one is written under a name of its own, and nothing of it is kept.
+        The temp file has all its room from the beginning; in memory, :func:`reserve` only looks whether it is there.
+        While another process or thread is writing the same file this one is written under a name of its own, and
+        nothing of it is kept.
 
         Args:
             root: a real path.
@@ -199,7 +201,7 @@ class Landing:
             self.kept = frozenset(kept)
             return
         os.ftruncate(self._descriptor, 0)
-        _reserve(self._descriptor, self._trailer.end)
+        reserve(self._descriptor, self._trailer.end)
         _write_at(self._descriptor, self._trailer.header, self._trailer.size_bytes)
 
     def _blocks(self, start: int, end: int) -> Iterator[memoryview]:
@@ -341,15 +343,6 @@ def _mode_of_new(folder: int) -> int:
         return os.fstat(descriptor).st_mode & 0o777
     finally:
         os.close(descriptor)
-
-
-def _reserve(descriptor: int, size_bytes: int) -> None:
-    try:
-        os.posix_fallocate(descriptor, 0, size_bytes)
-    except OSError as error:
-        if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
-            raise
-        os.ftruncate(descriptor, size_bytes)
 
 
 def _write_at(descriptor: int, data: bytes | memoryview, offset: int) -> None:

@@ -10,13 +10,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from asyncstore._core.threads import in_thread
-from asyncstore.errors import ConfigurationError
+from asyncstore.errors import ConfigurationError, IntegrityError
+from asyncstore.objects._errors import DamagedError
 from asyncstore.objects._journal import journal_name, open_journal
 from asyncstore.objects._messages import PartDone
 from asyncstore.objects._multipart import Part, PartwiseUpload, plan_parts
 from asyncstore.objects._obstore import canonical_etag
 from asyncstore.objects._uploads import sending
 from asyncstore.objects._wire import Request, Stream
+from asyncstore.objects.bodies import SummedBody
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from asyncstore.objects._journal import Journal
     from asyncstore.objects._multipart import Settle
     from asyncstore.objects._uploads import Run, UploadRequests
-    from asyncstore.objects._wire import Sender
+    from asyncstore.objects._wire import Reply, Sender
     from asyncstore.objects.base import Transfer
     from asyncstore.objects.bodies import FileBody
 
@@ -44,7 +46,8 @@ class FileUpload:
         file: what is sent.
         headers: what is said of the object.
         at: where the key is, for messages.
-        checksums: whether the storage compares checksums; if so, each request brings one, computed beforehand.
+        checksums: whether the storage compares checksums; if so, each request brings one: that which the file is known
+            to have had, or else one that is computed beforehand.
         transfer: how the requests fit in with others.
     """
 
@@ -63,8 +66,8 @@ class FileUpload:
 
         def work(sender: Sender) -> str:
             headers = {**self.headers, **self._checksum(sender, everything)}
-            request = Request("PUT", self.key, f"put {self.at}", headers=headers, body=self._stream(everything))
-            return canonical_etag(sender.send(request).headers.get("etag"))
+            reply = self._put(sender, everything, f"put {self.at}", {}, headers)
+            return canonical_etag(reply.headers.get("etag"))
 
         async def once() -> str:
             async with self.transfer.admit(size_bytes):
@@ -110,24 +113,50 @@ class FileUpload:
         headers = self._checksum(sender, part)
         what = f"put part {part.number} of {self.at}"
         query = {"partNumber": str(part.number), "uploadId": upload_id}
-        reply = sender.send(Request("PUT", self.key, what, query, headers, self._stream(part)))
+        reply = self._put(sender, part, what, query, headers)
         if not (etag := canonical_etag(reply.headers.get("etag"))):
             raise ConfigurationError(f"{what}: the server does not say the ETag that is needed to complete the upload")
         return PartDone(part.number, etag, headers.get(CRC32, ""))
 
-    def _stream(self, part: Part) -> Stream:
-        return Stream(part.size_bytes, partial(self.file.blocks, part.start, part.end))
+    def _put(
+        self, sender: Sender, part: Part, what: str, query: Mapping[str, str], headers: Mapping[str, str]
+    ) -> Reply:
+        blocks = self.file.blocks
+        if CRC32 in headers and self._known_sum(part) is not None:
+            assert isinstance(self.file, SummedBody)
+            # The storage compares what arrives with what was hashed.
+            blocks = self.file.unchecked_blocks
+        body = Stream(part.size_bytes, partial(blocks, part.start, part.end))
+        try:
+            return sender.send(Request("PUT", self.key, what, query, headers, body))
+        except DamagedError:
+            # On its way, or in the file; if it was the file, no other attempt is of use.
+            if CRC32 in headers and _encoded(self._read(sender, part)) != headers[CRC32]:
+                raise IntegrityError(f"{self.file.name} changed while it was read") from None
+            raise
 
     def _checksum(self, sender: Sender, part: Part) -> dict[str, str]:
         if not self.checksums:
             return {}
         if part.number not in self._sums:
-            checksum = 0
-            for block in self.file.blocks(part.start, part.end):
-                sender.check()
-                checksum = zlib.crc32(block, checksum)
-            self._sums[part.number] = base64.b64encode(checksum.to_bytes(4, "big")).decode()
+            known = self._known_sum(part)
+            self._sums[part.number] = _encoded(self._read(sender, part) if known is None else known)
         return {CRC32: self._sums[part.number]}
+
+    def _known_sum(self, part: Part) -> int | None:
+        return self.file.crc32(part.start, part.end) if isinstance(self.file, SummedBody) else None
+
+    def _read(self, sender: Sender, part: Part) -> int:
+        """Return the CRC32 of a part as it is now; a file that has changed is an error."""
+        checksum = 0
+        for block in self.file.blocks(part.start, part.end):
+            sender.check()
+            checksum = zlib.crc32(block, checksum)
+        return checksum
+
+
+def _encoded(crc32: int) -> str:
+    return base64.b64encode(crc32.to_bytes(4, "big")).decode()
 
 
 def _open_into(opened: list[Journal], folder: Path, name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 from asyncstore.errors import AsyncStoreError, IntegrityError, UnsafePathError
 from asyncstore.objects._errors import from_file_error
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["BLOCK_BYTES", "FileBody", "PathBody"]
+__all__ = ["BLOCK_BYTES", "FileBody", "PathBody", "SummedBody"]
 
 
 class FileBody(Protocol):
@@ -43,6 +43,19 @@ class FileBody(Protocol):
         Raises:
             IntegrityError: the file is not the one that was seen, or has changed; also after the last block.
         """
+        ...
+
+
+@runtime_checkable
+class SummedBody(FileBody, Protocol):
+    """A file that has been read before, and may know CRC32s of what it was: who compares them sees that it changed."""
+
+    def crc32(self, start: int, end: int) -> int | None:
+        """Return the CRC32 that the bytes from ``start`` up to ``end`` had, ``None`` if that is not known."""
+        ...
+
+    def unchecked_blocks(self, start: int, end: int) -> Iterator[memoryview]:
+        """Yield bytes like :meth:`blocks`, but of a file whose identity and size alone are as they were."""
         ...
 
 

@@ -11,7 +11,7 @@ import pytest
 import stamina
 
 from asyncstore.aws.settings import AwsSettings
-from asyncstore.catalog import S3Catalog, _download
+from asyncstore.catalog import S3Catalog, _arrival
 from asyncstore.errors import UnavailableError
 from asyncstore.objects import _multipart
 from asyncstore.objects.s3 import S3ObjectStore
@@ -65,7 +65,7 @@ def short_patience(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if FULL:
         yield
         return
-    for module in (_multipart, _download):
+    for module in (_multipart, _arrival):
         monkeypatch.setattr(module, "RESUME_WORTH_BYTES", WORTH_BYTES)
     with stamina.set_testing(True, attempts=3, cap=True):
         yield

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -319,6 +320,86 @@ async def test_bytes_that_differ_from_their_checksum_are_not_stored(
         with pytest.raises(IntegrityError):
             await store.put_file("file", Flipping(tmp_path, size_bytes, ()))
     assert (content.uploads, dict(content.objects)) == ({}, {})
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered(PathBody):
+    """A file whose contents are known as they once were, and that notes what is read of it, and how."""
+
+    contents: bytes = b""
+    reads: list[tuple[str, int]] = field(default_factory=list)
+
+    def crc32(self, start: int, end: int) -> int:
+        return zlib.crc32(self.contents[start:end])
+
+    def blocks(self, start: int, end: int) -> Iterator[memoryview]:
+        self.reads.append(("checked", start))
+        for block in PathBody.blocks(self, start, end):
+            if block != self.contents[start : start + len(block)]:
+                raise IntegrityError("it changed while it was read")
+            start += len(block)
+            yield block
+
+    def unchecked_blocks(self, start: int, end: int) -> Iterator[memoryview]:
+        self.reads.append(("unchecked", start))
+        return PathBody.blocks(self, start, end)
+
+
+def remembered(path: Path, contents: bytes) -> Remembered:
+    seen = PathBody.of(path)
+    return Remembered(seen.path, seen.size_bytes, seen.identity, contents=contents)
+
+
+@pytest.mark.parametrize("size_bytes", [0, 100, SIZE])
+@pytest.mark.parametrize("checksums", [True, False])
+async def test_a_file_whose_checksums_are_known_is_read_once(
+    stub: WatchedStub, bucket: Bucket, content: BucketContent, file: Path, size_bytes: int, checksums: bool
+) -> None:
+    stub.behaviour.checksums = "checked" if checksums else "ignored"
+    os.truncate(file, size_bytes)
+    body = await asyncio.to_thread(remembered, file, await contents_of(file))
+    async with objects_of(bucket) as store:
+        await store.put_file("file", body)
+    starts = [number * 8 * MIB for number in range(PARTS)] if size_bytes == SIZE else [0]
+    # Where the storage does not compare what comes, the file does.
+    assert sorted(body.reads) == [("unchecked" if checksums else "checked", start) for start in starts]
+    assert content.objects["file"].body == await contents_of(file)
+
+
+@pytest.mark.parametrize("size_bytes", [100, SIZE])
+async def test_a_file_that_is_not_what_its_checksums_are_of_is_not_stored_nor_sent_again(
+    stub: WatchedStub, bucket: Bucket, content: BucketContent, file: Path, size_bytes: int
+) -> None:
+    os.truncate(file, size_bytes)
+    contents = bytearray(await contents_of(file))
+    contents[-5] ^= 1
+    body = await asyncio.to_thread(remembered, file, bytes(contents))
+    async with objects_of(bucket) as store:
+        await store.capabilities()
+        before = stub.requests["PutObject"] + stub.requests["UploadPart"]
+        with pytest.raises(IntegrityError, match="changed while it was read"):
+            await store.put_file("file", body, transfer=Transfer(limit=1))
+    assert stub.requests["PutObject"] + stub.requests["UploadPart"] - before == (1 if size_bytes == 100 else PARTS)
+    assert (content.uploads, dict(content.objects)) == ({}, {})
+
+
+async def test_known_checksums_and_bytes_that_suffer_on_the_way(
+    stub: WatchedStub, bucket: Bucket, content: BucketContent, file: Path
+) -> None:
+    damaged: list[Request] = []
+
+    def answer(request: Request) -> Answer | None:
+        if request.operation == "UploadPart" and len(damaged) < 3:
+            damaged.append(request)
+            return Answer(400, b"<Error><Code>BadDigest</Code></Error>")
+        return None
+
+    stub.answer = answer
+    body = await asyncio.to_thread(remembered, file, await contents_of(file))
+    async with objects_of(bucket) as store:
+        await store.put_file("file", body)
+    assert len(damaged) == 3
+    assert content.objects["file"].body == await contents_of(file)
 
 
 @pytest.mark.parametrize("checksums", [True, False])

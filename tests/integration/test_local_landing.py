@@ -384,6 +384,18 @@ def test_a_disk_without_the_room_is_told_at_once(small_disk: str) -> None:
     begin(small_disk, size_bytes=1 << 19).discard()
 
 
+def test_in_memory_room_is_not_taken_before_the_bytes_come(small_disk: str) -> None:
+    landing = begin(small_disk, size_bytes=1 << 19, step=1 << 19)
+    [temp] = os.scandir(f"{small_disk}/a")
+    assert temp.stat().st_size > 1 << 19 > temp.stat().st_blocks * 512
+    # What others take meanwhile is missed when it is wanted.
+    with open(f"{small_disk}/other", "wb") as other:
+        other.write(bytes((1 << 20) - (1 << 17)))
+    with pytest.raises(UnavailableError, match="no space left"):
+        landing.write(bytes(1 << 19), 0)
+    landing.discard()
+
+
 def test_a_file_beyond_the_limit_of_the_process_is_told(root: str) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))

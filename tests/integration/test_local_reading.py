@@ -6,6 +6,7 @@ import hashlib
 import mmap
 import os
 import socket
+import threading
 import time
 import zlib
 from typing import TYPE_CHECKING
@@ -13,12 +14,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from asyncstore._core.files import TEMP_PREFIX
-from asyncstore.catalog import _body
 from asyncstore.catalog._body import LocalBody, hash_file
 from asyncstore.catalog._patterns import Matcher
 from asyncstore.catalog._scan import EmptyFolder, LocalFile, read_file, walk
 from asyncstore.errors import ClosedError, IntegrityError, NotFoundError, UnsafePathError
-from asyncstore.objects.bodies import BLOCK_BYTES
+from asyncstore.objects.bodies import BLOCK_BYTES, SummedBody
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -230,23 +230,80 @@ def large(tmp_path: Path) -> Path:
 
 
 def test_a_large_file_is_hashed(large: Path) -> None:
-    hashed = hash_file(seen(large), lambda: False)
     contents = large.read_bytes()
-    assert hashed.digest == hashlib.sha256(contents).hexdigest()
-    assert hashed.sums == tuple(zlib.crc32(contents[start : start + MIB]) for start in range(0, len(contents), MIB))
+    for size_bytes in (5 * MIB + 7, 5 * MIB, 4 * MIB, MIB + 1, MIB, 1):
+        os.truncate(large, size_bytes)
+        hashed = hash_file(seen(large), lambda: False, summed=True)
+        assert hashed.digest == hashlib.sha256(contents[:size_bytes]).hexdigest()
+        blocks = [contents[start : min(start + MIB, size_bytes)] for start in range(0, size_bytes, MIB)]
+        assert list(hashed.sums) == [zlib.crc32(block) for block in blocks]
 
 
 def test_an_empty_file_is_hashed_too(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     file = seen(tmp_path / "a")
-    assert hash_file(file, lambda: False) == (hashlib.sha256().hexdigest(), ())
+    digest, sums = hash_file(file, lambda: False, summed=True)
+    assert (digest, list(sums)) == (hashlib.sha256().hexdigest(), [])
     assert list(LocalBody(file, "").blocks(0, 0)) == []
 
 
-def test_sums_are_made_of_what_has_just_been_written_only(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(hash_file(seen(large), lambda: False).sums) == -(-large.stat().st_size // BLOCK_BYTES)
-    monkeypatch.setattr(_body, "FRESH_NS", 0)
-    assert hash_file(seen(large), lambda: False).sums == ()
+def test_sums_are_made_if_they_are_wanted_only(large: Path) -> None:
+    assert len(hash_file(seen(large), lambda: False, summed=True).sums) == -(-large.stat().st_size // BLOCK_BYTES)
+    assert not hash_file(seen(large), lambda: False).sums
+
+
+def test_nothing_is_left_of_hashing_that_failed(large: Path) -> None:
+    def give_up() -> bool:
+        raise ZeroDivisionError
+
+    file = seen(large)
+    os.truncate(large, 4 * MIB)
+    before = threading.enumerate(), os.listdir("/proc/self/fd")
+    with pytest.raises(IntegrityError):
+        hash_file(file, lambda: False)
+    with pytest.raises(ZeroDivisionError):
+        hash_file(seen(large), give_up)
+    assert (threading.enumerate(), os.listdir("/proc/self/fd")) == before
+
+
+def test_a_file_that_ends_while_it_is_hashed_is_refused(large: Path) -> None:
+    file = seen(large)
+    blocks = 0
+
+    def cut_then_go_on() -> bool:
+        nonlocal blocks
+        blocks += 1
+        if blocks == 1:
+            os.truncate(large, MIB)
+        return False
+
+    with pytest.raises(IntegrityError, match="changed while it was read"):
+        hash_file(file, cut_then_go_on)
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [(0, 5 * MIB + 7), (0, 2 * MIB), (MIB, 4 * MIB), (5 * MIB, 5 * MIB + 7), (3 * MIB, 3 * MIB)]
+)
+def test_the_crc32_of_parts_is_known_of_whole_blocks(large: Path, start: int, end: int) -> None:
+    file = seen(large)
+    body = LocalBody(file, *hash_file(file, lambda: False, summed=True))
+    assert isinstance(body, SummedBody)
+    assert body.crc32(start, end) == zlib.crc32(large.read_bytes()[start:end])
+    assert LocalBody(file, "").crc32(start, end) is None
+
+
+@pytest.mark.parametrize(("start", "end"), [(1, MIB), (0, MIB - 1), (MIB, 5 * MIB + 6)])
+def test_the_crc32_of_other_parts_is_not_known(large: Path, start: int, end: int) -> None:
+    file = seen(large)
+    assert LocalBody(file, *hash_file(file, lambda: False, summed=True)).crc32(start, end) is None
+
+
+def test_bytes_that_somebody_else_compares_are_not_compared_here(large: Path) -> None:
+    file = seen(large)
+    body = LocalBody(file, "", [0] * 6)
+    assert b"".join(map(bytes, body.unchecked_blocks(0, file.size_bytes))) == large.read_bytes()
+    with pytest.raises(IntegrityError, match="changed while it was read"):
+        next(body.blocks(0, file.size_bytes))
 
 
 def test_hashing_is_given_up_after_any_block(large: Path) -> None:
@@ -284,8 +341,8 @@ def test_a_file_that_changes_while_it_is_hashed_is_refused(large: Path, change: 
 @pytest.mark.parametrize("summed", [True, False])
 def test_any_part_of_a_large_file_can_be_read(large: Path, start: int, end: int, summed: bool) -> None:
     file = seen(large)
-    hashed = hash_file(file, lambda: False)
-    body = LocalBody(file, hashed.digest, hashed.sums if summed else ())
+    hashed = hash_file(file, lambda: False, summed=summed)
+    body = LocalBody(file, *hashed)
     assert (body.name, body.size_bytes, body.fingerprint) == (str(large), 5 * MIB + 7, hashed.digest)
     for _ in range(2):
         blocks = [bytes(block) for block in body.blocks(start, end)]
@@ -326,10 +383,10 @@ def test_a_change_that_the_times_do_not_show_is_seen_by_the_sums(large: Path) ->
     with open(large, "r+b") as opened, mmap.mmap(opened.fileno(), 0) as mapped:
         mapped[3 * MIB + 5] = (mapped[3 * MIB + 5] + 1) % 256
         file = seen(large)
-        hashed = hash_file(file, lambda: False)
+        hashed = hash_file(file, lambda: False, summed=True)
         mapped[3 * MIB + 5] = (mapped[3 * MIB + 5] + 1) % 256
         assert seen(large).identity == file.identity, "this change is to be one that only the bytes show"
-        body = LocalBody(file, hashed.digest, hashed.sums)
+        body = LocalBody(file, *hashed)
         blocks = body.blocks(0, file.size_bytes)
         assert [len(next(blocks)) for _ in range(3)] == [MIB] * 3
         with pytest.raises(IntegrityError):
