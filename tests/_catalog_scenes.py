@@ -204,8 +204,7 @@ async def check_given_back(scene: Scene) -> None:
     others = asyncio.all_tasks() - {asyncio.current_task()}
     assert not others, others
     lane, budget = scene.catalog._lane, process_budget()
-    assert lane.window._taken == lane.crowd._taken == 0, lane
-    assert not [*lane.window._waiting, *lane.crowd._waiting], lane
+    assert (lane.window._taken, len(lane.window._waiting)) == (0, 0), lane
     assert (round(budget._line_taken), budget._memory_taken, len(budget._waiting)) == (0, 0, 0), budget
     left = digests_in(scene.folder)
     await scene.quiet()

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import math
 import os
 import threading
 import time
@@ -19,9 +21,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator
 
-__all__ = ["MIB", "Budget", "Charge", "Crowd", "Rate", "Window", "charge_down", "charge_up", "process_budget"]
+__all__ = [
+    "LINE_BYTES_S",
+    "MIB",
+    "SHRINK",
+    "Budget",
+    "Charge",
+    "Rate",
+    "Window",
+    "charge_down",
+    "charge_up",
+    "process_budget",
+]
 
 MIB = 1024 * 1024
 
@@ -83,6 +96,11 @@ class Budget:
     @property
     def _memory_limit(self) -> int:
         return max(self._allowed, default=self._memory)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether somebody waits."""
+        return bool(self._waiting)
 
     @contextmanager
     def allowing(self, memory_bytes: int) -> Iterator[None]:
@@ -227,6 +245,8 @@ class Window(_Gate):
     def __init__(self, limit: int) -> None:
         super().__init__(float(limit))
         self._most = float(limit)
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
         self._begun = 0
         self._shrunk_at = 0
 
@@ -238,97 +258,55 @@ class Window(_Gate):
         """The number of the request that was begun last."""
         return self._begun
 
+    @property
+    def crowded(self) -> bool:
+        """Whether somebody waits."""
+        return bool(self._waiting)
+
     @asynccontextmanager
     async def request(self) -> AsyncIterator[int]:
         """Make a request within the ``async with`` block, when its turn has come; gives its number."""
         await self._enter()
-        self._begun += 1
         try:
-            yield self._begun
+            yield self.begin()
         finally:
             self._leave()
-
-    def refused(self, number: int) -> None:
-        """Note that the storage wants fewer requests; those begun before it was last heeded do not count."""
-        if number > self._shrunk_at:
-            self._limit = max(1.0, self._limit * SHRINK)
-            self._shrunk_at = self._begun
-
-    def served(self, count: int = 1) -> None:
-        """Note requests that went well."""
-        if self._limit < self._most:
-            self._limit = min(self._most, self._limit + count / self._limit)
-            self._let_in()
-
-
-class Crowd(_Gate):
-    """
-    How many threads work at once on what is small: as many as wait for answers, fewer where they wait for each other.
-
-    Threads that share an interpreter lock are in each other's way as soon as they keep it busy; while a server is far
-    away they wait for it, and the more there are the better. They are in each other's way where most items take several
-    times as long as the fastest one, and the process is busy meanwhile.
-
-    Args:
-        most: threads in the best case.
-        cpu_s: tells processor seconds of the process so far.
-        now_s: tells monotonic seconds.
-    """
-
-    LEAST = 12
-    BUSY = 0.7
-    """Processors that the process keeps busy, at least, where threads can be in each other's way."""
-    CROWDED = 4.0
-    ROOMY = 2.0
-    """How many times as long as the fastest item one takes on the average."""
-    LOOK_S = 0.05
-
-    def __init__(
-        self, most: int, *, cpu_s: Callable[[], float] = time.process_time, now_s: Callable[[], float] = time.monotonic
-    ) -> None:
-        super().__init__(most)
-        self._most = most
-        self._cpu_s = cpu_s
-        self._now_s = now_s
-        self._looked = (now_s(), cpu_s())
-        self._fastest_s = float("inf")
-        self._times: deque[Sequence[float]] = deque()
-
-    def __repr__(self) -> str:
-        return f"<Crowd {self._taken}/{self.limit} threads, {len(self._waiting)} waiting>"
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """Work in a thread within the block, when there is room."""
-        if not self._taken:
-            self._looked = (self._now_s(), self._cpu_s())
+    async def several(self, wanted: int) -> AsyncIterator[int]:
+        """Make up to ``wanted`` requests at once within the block; gives how many there is room for, one at least."""
         await self._enter()
+        more = max(0, min(wanted, self.limit - self._taken + 1) - 1)
+        self._taken += more
         try:
-            yield
+            yield 1 + more
         finally:
-            self._look()
+            self._taken -= more
             self._leave()
 
-    def timed(self, seconds: Sequence[float]) -> None:
-        """Note how long items took; any thread may."""
-        if seconds:
-            self._times.append(seconds)
+    def begin(self) -> int:
+        """Return the number of a request that begins now; any thread may."""
+        self._begun = next(self._numbers)
+        return self._begun
 
-    def _look(self) -> None:
-        now_s, cpu_s = self._now_s(), self._cpu_s()
-        passed_s = now_s - self._looked[0]
-        if passed_s < self.LOOK_S or not self._times:
-            return
-        busy = (cpu_s - self._looked[1]) / passed_s
-        self._looked = (now_s, cpu_s)
-        times = [self._times.popleft() for _ in range(len(self._times))]
-        # It is forgotten slowly, as the way to the server may become longer.
-        self._fastest_s = min(self._fastest_s * 1.05, *map(min, times))
-        mean_s = sum(map(sum, times)) / sum(map(len, times))
-        if busy > self.BUSY and mean_s > self.CROWDED * self._fastest_s:
-            self._limit = max(min(self.LEAST, self._most), self._limit // 2)
-        elif busy < self.BUSY or mean_s < self.ROOMY * self._fastest_s:
-            self._limit = min(self._most, self._limit * 2)
+    def refused(self, number: int) -> None:
+        """
+        Note that the storage wants fewer requests; any thread may.
+
+        Those begun before it was last heeded do not count. What could have been under way, but was not, is no measure.
+        """
+        with self._lock:
+            if number > self._shrunk_at:
+                self._limit = max(1.0, min(self._limit, 2.0 * self._taken) * SHRINK)
+                self._shrunk_at = self._begun
+
+    def served(self, count: int = 1) -> None:
+        """Note requests that went well: one more at once for as many as there are at once."""
+        with self._lock:
+            if self._limit >= self._most:
+                return
+            self._limit = min(self._most, math.sqrt(self._limit**2 + 2 * count))
+        self._let_in()
 
 
 class Rate:
@@ -342,6 +320,11 @@ class Rate:
     def __init__(self, bytes_s: float | None) -> None:
         self._bytes_s = bytes_s
         self._free_at = 0.0
+
+    @property
+    def bytes_s(self) -> float | None:
+        """Most bytes a second."""
+        return self._bytes_s
 
     async def take(self, size_bytes: int) -> None:
         """Wait until ``size_bytes`` may go."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from asyncstore.catalog._paths import is_marker, reserved
-from asyncstore.catalog._plan import PlannedFile
+from asyncstore.catalog._plan import SAME, PlannedFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -14,14 +14,22 @@ if TYPE_CHECKING:
     from asyncstore.catalog._scan import LocalFile
     from asyncstore.objects.base import ObjectMeta
 
-__all__ = ["EXECUTION_LOG", "Doubts", "Sides", "decide_get", "decide_put", "decide_sync", "doubts_of_put"]
+__all__ = [
+    "EXECUTION_LOG",
+    "Doubts",
+    "Sides",
+    "decide_get",
+    "decide_put",
+    "decide_sync",
+    "doubts_of_put",
+    "same_on_both_sides",
+]
 
 EXECUTION_LOG = ".execution.log"
 """Files that end so belong to the run that wrote them, and are not carried over to another."""
 
 NEW = "not there yet"
 CHANGED = "other contents"
-SAME = "same contents"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,13 @@ def doubts_of_put(files: Iterable[LocalFile], known: Sides) -> Doubts:
     doubtful: list[LocalFile] = []
     objects: list[ObjectMeta] = []
     existing, base, synced = known.existing, known.base, known.synced
+    if not base and not synced:
+        for file in files:
+            there = existing.get(file.name)
+            if there is not None and there.size_bytes == file.identity.size_bytes:
+                doubtful.append(file)
+                objects.append(there)
+        return Doubts(doubtful, objects)
     for file in files:
         there = existing.get(file.name)
         same = [one for one in (there, base.get(file.name)) if one is not None and one.size_bytes == file.size_bytes]
@@ -66,6 +81,23 @@ def doubts_of_put(files: Iterable[LocalFile], known: Sides) -> Doubts:
             doubtful.append(file)
             objects += same
     return Doubts(doubtful, objects)
+
+
+def same_on_both_sides(
+    files: Iterable[LocalFile], objects: Mapping[str, ObjectMeta], known: Sides
+) -> dict[str, tuple[int, str]]:
+    """
+    Return size and digest, by name, of files that are the same as the objects of their names.
+
+    :func:`decide_put` and :func:`decide_get` would have them skipped, and take longer to say so.
+    """
+    local, remote = known.local, known.remote
+    found: dict[str, tuple[int, str]] = {}
+    for name, _, (_, _, size_bytes, _, _), _, _ in files:
+        meta, digest = objects.get(name), local.get(name)
+        if digest and meta is not None and meta.size_bytes == size_bytes and remote.get(meta.key) == digest:
+            found[name] = size_bytes, digest
+    return found
 
 
 def decide_put(file: LocalFile, known: Sides) -> PlannedFile:

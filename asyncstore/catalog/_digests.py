@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from asyncstore._core.concurrency import for_each
 from asyncstore._core.threads import in_stoppable_thread, in_thread
 from asyncstore.catalog._body import hash_file
-from asyncstore.catalog._lane import KNOWN_AT_ONCE
 from asyncstore.catalog._plan import SMALL_BYTES, batches
 from asyncstore.catalog._scan import read_file
 from asyncstore.errors import AsyncStoreError
@@ -33,7 +32,7 @@ async def local_digests(files: Sequence[LocalFile], known: Known | None) -> Mapp
 
     What becomes of these is for the transfer to say, which looks at them again.
     """
-    found = {} if known is None else await in_thread(_remembered, files, known)
+    found = {} if known is None else await in_thread(known.digests_of, files)
     news: list[tuple[LocalFile, str]] = []
 
     async def hash_batch(batch: Sequence[LocalFile]) -> None:
@@ -48,14 +47,6 @@ async def local_digests(files: Sequence[LocalFile], known: Known | None) -> Mapp
     if known is not None and news:
         await in_thread(known.remember_files, news)
     return found | {file.name: digest for file, digest in news}
-
-
-def _remembered(files: Sequence[LocalFile], known: Known) -> dict[str, str]:
-    ordered = sorted(files, key=lambda file: file.identity.inode)
-    found: dict[str, str] = {}
-    for start in range(0, len(ordered), KNOWN_AT_ONCE):
-        found |= known.digests_of(ordered[start : start + KNOWN_AT_ONCE])
-    return found
 
 
 def _hash_all(files: Sequence[LocalFile], stop: Stop) -> list[tuple[LocalFile, str]]:

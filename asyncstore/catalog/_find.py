@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from asyncstore._core.concurrency import both, for_each, map_bounded
+from asyncstore._core.threads import in_thread
 from asyncstore.catalog._packed._find import find_listed, find_named
 from asyncstore.catalog._paths import is_marker
 from asyncstore.errors import AccessDeniedError
@@ -24,6 +25,11 @@ __all__ = ["HEADS_LIMIT", "find", "find_around", "list_all", "real_files"]
 
 HEADS_LIMIT = 8
 """Up to so many names are asked for one by one, more by listing."""
+
+RANGES_LIMIT = 4
+"""Most ranges of keys that are listed at the same time."""
+
+PAGE = 1000
 
 
 async def find(
@@ -57,7 +63,8 @@ async def find_around(
     That is files where they need folders, and something in a folder of their own name, if they are few.
     ``listed`` is what :func:`find` returned for more than a few names, if it was called before.
     """
-    above = sorted({folder for name in names for folder in _folders_above(name)})
+    holding = {name.rpartition("/")[0] for name in names} - {""}
+    above = sorted(holding.union(*map(_folders_above, holding)))
     if len(names) > HEADS_LIMIT:
         above = [folder for folder in above if not folder.startswith(matcher.folder)]
         if listed is not None:
@@ -129,7 +136,9 @@ async def _heads(lane: Lane, place: Place, names: Sequence[str]) -> dict[str, Ob
 
 
 async def _listing_of_all(lane: Lane, root: str) -> Listing:
-    return Listing([], [meta async for page in lane.store.list(root) for meta in page])
+    known = lane.known
+    cuts = [] if known is None else await in_thread(known.cuts_at, lane.place, root, least=PAGE, most=RANGES_LIMIT)
+    return Listing([], await lane.store.list_all(root, cuts=cuts))
 
 
 def _by_name(place: Place, metas: Sequence[ObjectMeta]) -> dict[str, ObjectMeta]:

@@ -14,13 +14,14 @@ import sqlite3
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from asyncstore.catalog._cachefile import CacheFile, transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from asyncstore.catalog._scan import LocalFile
     from asyncstore.objects.base import ObjectMeta
@@ -47,6 +48,7 @@ _NOTED_DAYS = 7
 
 _PORTION = 10_000
 _DAY_S = 86_400
+_SIGNED = 1 << 63
 _UNSIGNED = 1 << 64
 
 _TABLES = (
@@ -59,6 +61,7 @@ _TABLES = (
 )
 
 Row: TypeAlias = tuple[Any, ...]
+_Digests: TypeAlias = "Callable[[Iterable[Row]], dict[str, str]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +72,12 @@ class _Table:
     group: str
     key: str
     columns: str
-    """What is read; the first is the key, the last the day of its last use."""
+    """What is read; the first is the key."""
     placeholders: str
 
 
-_FILES = _Table(
-    "files", "device", "inode", "inode, size_bytes, mtime_ns, ctime_ns, sha256, used", "?, ?, ?, ?, ?, ?, ?"
-)
-_OBJECTS = _Table("objects", "place", "key", "key, etag, size_bytes, sha256, used", "?, ?, ?, ?, ?, ?")
+_FILES = _Table("files", "device", "inode", "inode, size_bytes, mtime_ns, ctime_ns, sha256", "?, ?, ?, ?, ?, ?, ?")
+_OBJECTS = _Table("objects", "place", "key", "key, etag, size_bytes, sha256", "?, ?, ?, ?, ?, ?")
 
 
 def cache_folder() -> Path:
@@ -110,6 +111,7 @@ class Known:
         self.folder = Path(folder) if folder is not None else cache_folder()
         self._file = CacheFile(self.folder / FILE_NAME, _TABLES, _VERSION)
         self._writing = threading.Lock()
+        self._reading = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<Known {str(self._file.path)!r}>"
@@ -119,17 +121,17 @@ class Known:
 
     def digests_of(self, files: Sequence[LocalFile]) -> dict[str, str]:
         """Return, by name, the SHA-256 of those files that are known as they are."""
-        devices: dict[int, list[LocalFile]] = {}
-        for file in files:
-            devices.setdefault(file.identity.device, []).append(file)
         found: dict[str, str] = {}
-        for device, here in devices.items():
-            inodes = [_signed(file.identity.inode) for file in here]
-            rows = self._read(_FILES, _signed(device), inodes, min(inodes), max(inodes))
-            for file, inode in zip(here, inodes, strict=True):
-                row = rows.get(inode)
-                if row is not None and row[1:4] == file.identity[2:]:
-                    found[file.name] = row[4].hex()
+        for device in {file.identity.device for file in files}:
+            here = [file for file in files if file.identity.device == device]
+            by_inode = {_signed(file.identity.inode): file for file in here}
+            found |= self._read(_FILES, _signed(device), by_inode, partial(_of_files, by_inode=by_inode))
+            if len(by_inode) < len(here):
+                pairs = [(file, by_inode[_signed(file.identity.inode)]) for file in here]
+                twins = ((file, other) for file, other in pairs if file.identity == other.identity)
+                found |= {file.name: found[other.name] for file, other in twins if other.name in found}
+                # Files that have changed between two looks at them, under two names.
+                found |= self.digests_of([file for file, other in pairs if file.identity != other.identity])
         return found
 
     def remember_files(self, pairs: Iterable[tuple[LocalFile, str]]) -> None:
@@ -158,17 +160,21 @@ class Known:
             metas: the objects as they were listed; those without an ETag are never known.
             prefix: what their keys begin with, if the caller knows.
         """
-        keys = [meta.key for meta in metas]
-        if not keys:
-            return {}
-        low, high = (prefix, f"{prefix}\U0010ffff") if prefix else (min(keys), max(keys))
-        rows = self._read(_OBJECTS, place, keys, low, high)
-        found: dict[str, str] = {}
-        for meta in metas:
-            row = rows.get(meta.key)
-            if row is not None and meta.etag and row[1] == meta.etag and row[2] == meta.size_bytes:
-                found[meta.key] = row[3].hex()
-        return found
+        by_key = {meta.key: meta for meta in metas}
+        return self._read(_OBJECTS, place, by_key, partial(_of_objects, by_key=by_key), prefix)
+
+    def cuts_at(self, place: str, prefix: str, *, least: int, most: int) -> list[str]:
+        """Return keys, of those known that begin with ``prefix``, that cut them into ranges of ``least`` keys or more.
+
+        Args:
+            place: of the storage.
+            prefix: what they begin with.
+            least: least keys of a range; ranges are multiples of it.
+            most: most ranges.
+        """
+        if not os.path.exists(self._file.path):
+            return []
+        return self._file.use(lambda db: _cuts(db, place, prefix, least, most)) or []
 
     def remember_objects(self, place: str, objects: Iterable[tuple[str, str, int, str]]) -> None:
         """Remember objects: key, ETag, size in bytes, SHA-256; those without an ETag are left out."""
@@ -177,11 +183,16 @@ class Known:
         rows = [(place, key, etag, size_bytes, bytes.fromhex(digest), day) for key, etag, size_bytes, digest in listed]
         self._write(_OBJECTS, rows)
 
-    def _read(self, table: _Table, group: Any, keys: Sequence[Any], low: Any, high: Any) -> dict[Any, Row]:
-        """Return the rows of ``keys``, all of them between ``low`` and ``high``, and maybe others."""
-        if not os.path.exists(self._file.path):
+    def _read(
+        self, table: _Table, group: Any, wanted: Collection[Any], digests: _Digests, prefix: str = ""
+    ) -> dict[str, str]:
+        """Return what ``digests`` makes of the rows whose keys are ``wanted``; it is given others, too."""
+        if not wanted or not os.path.exists(self._file.path):
             return {}
-        return self._file.use(lambda db: _read(db, table, group, keys, low, high)) or {}
+        low, high = (prefix, f"{prefix}\U0010ffff") if prefix else (min(wanted), max(wanted))
+        # One read after the other: SQLite lets go of the interpreter lock at every row, and two would fight over it.
+        with self._reading:
+            return self._file.use(lambda db: _read(db, table, group, wanted, low, high, digests)) or {}
 
     def _write(self, table: _Table, rows: list[Row]) -> None:
         def write(db: sqlite3.Connection) -> None:
@@ -199,31 +210,65 @@ class Known:
 
 
 def _read(
-    db: sqlite3.Connection, table: _Table, group: Any, keys: Sequence[Any], low: Any, high: Any
-) -> dict[Any, Row]:
-    select = f"SELECT {table.columns} FROM {table.name} WHERE {table.group} = ? AND {table.key}"
+    db: sqlite3.Connection, table: _Table, group: Any, wanted: Collection[Any], low: Any, high: Any, digests: _Digests
+) -> dict[str, str]:
     # To read a whole range is twice as fast as to look up each key, unless most of it belongs to others.
-    limit = 4 * len(keys) + 1000
-    between = f"SELECT 1 FROM {table.name} WHERE {table.group} = ? AND {table.key} BETWEEN ? AND ? LIMIT ?"
-    [(count,)] = db.execute(f"SELECT count(*) FROM ({between})", (group, low, high, limit))
-    found = (
-        db.execute(f"{select} BETWEEN ? AND ?", (group, low, high)) if count < limit else _each(db, select, group, keys)
-    )
-    rows = {row[0]: row for row in found}
-    noted = _today() - _NOTED_DAYS
-    stale = [(noted + _NOTED_DAYS, group, key) for key in set(keys) & rows.keys() if rows[key][-1] < noted]
+    limit = 4 * len(wanted) + 1000
+    between = f"SELECT used FROM {table.name} WHERE {table.group} = ? AND {table.key} BETWEEN ? AND ? LIMIT ?"
+    [(count, oldest)] = db.execute(f"SELECT count(*), min(used) FROM ({between})", (group, low, high, limit))
+    conditions = [("BETWEEN ? AND ?", (low, high))] if count < limit else _one_by_one(db, wanted)
+    found: dict[str, str] = {}
+    stale: list[Row] = []
+    today = _today()
+    noted = today - _NOTED_DAYS
+    for condition, values in conditions:
+        where = f"FROM {table.name} WHERE {table.group} = ? AND {table.key} {condition}"
+        found |= digests(db.execute(f"SELECT {table.columns} {where}", (group, *values)))
+        if count == limit or (oldest is not None and oldest < noted):
+            unused = db.execute(f"SELECT {table.key} {where} AND used < ?", (group, *values, noted))
+            stale += [(today, group, key) for (key,) in unused if key in wanted]
     if stale:
         # Where it cannot be written, what was read still counts.
         with contextlib.suppress(sqlite3.OperationalError), transaction(db):
             db.executemany(f"UPDATE {table.name} SET used = ? WHERE {table.group} = ? AND {table.key} = ?", stale)
-    return rows
+    return found
 
 
-def _each(db: sqlite3.Connection, select: str, group: Any, keys: Sequence[Any]) -> Iterator[Row]:
-    step = min(_PORTION, db.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) - 1)
+def _cuts(db: sqlite3.Connection, place: str, prefix: str, least: int, most: int) -> list[str]:
+    inside = "FROM objects WHERE place = ? AND key > ? AND key < ?"
+    end = f"{prefix}\U0010ffff"
+    [(count,)] = db.execute(f"SELECT count(*) {inside}", (place, prefix, end))
+    step = least * -(-max(count, 1) // (least * most))
+    cuts = [prefix]
+    for _ in range(step, count, step):
+        found = db.execute(f"SELECT key {inside} ORDER BY key LIMIT 1 OFFSET ?", (place, cuts[-1], end, step - 1))
+        cuts += [key for (key,) in found]
+    return cuts[1:]
+
+
+def _one_by_one(db: sqlite3.Connection, wanted: Collection[Any]) -> Iterator[tuple[str, Sequence[Any]]]:
+    """Yield conditions, with their values, for keys that are far apart."""
+    keys = list(wanted)
+    step = min(_PORTION, db.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) - 2)
     for start in range(0, len(keys), step):
         portion = keys[start : start + step]
-        yield from db.execute(f"{select} IN ({', '.join('?' * len(portion))})", (group, *portion))
+        yield f"IN ({', '.join('?' * len(portion))})", portion
+
+
+def _of_files(rows: Iterable[Row], by_inode: Mapping[int, LocalFile]) -> dict[str, str]:
+    return {
+        file.name: row[4].hex()
+        for row in rows
+        if (file := by_inode.get(row[0])) is not None and row[1:4] == file.identity[2:]
+    }
+
+
+def _of_objects(rows: Iterable[Row], by_key: Mapping[str, ObjectMeta]) -> dict[str, str]:
+    return {
+        key: sha256.hex()
+        for key, etag, size_bytes, sha256 in rows
+        if (meta := by_key.get(key)) is not None and meta.etag == etag != "" and meta.size_bytes == size_bytes
+    }
 
 
 def _prune(db: sqlite3.Connection) -> None:
@@ -247,7 +292,7 @@ def _prune(db: sqlite3.Connection) -> None:
 
 def _signed(number: int) -> int:
     """Return a number of 64 bits as SQLite holds it."""
-    return number if number < _UNSIGNED >> 1 else number - _UNSIGNED
+    return number if number < _SIGNED else number - _UNSIGNED
 
 
 def _today() -> int:

@@ -12,7 +12,6 @@ import os
 import secrets
 import stat
 import time
-from functools import partial
 from typing import TYPE_CHECKING
 
 from asyncstore._core.files import (
@@ -30,7 +29,7 @@ from asyncstore.catalog._scan import LocalFile
 from asyncstore.errors import IntegrityError, UnavailableError, UnsafePathError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 __all__ = [
     "Folders",
@@ -185,34 +184,42 @@ def _look_into(
 ) -> Iterator[tuple[str, LocalFile]]:
     seen_ns = time.time_ns()
     prefix = f"{folder}/" if folder else ""
-    for base, stat_of in _present(descriptor, bases, clean):
-        try:
-            file = _target(root, prefix + base, stat_of(), seen_ns)
-        except (FileNotFoundError, PermissionError):
+    top = f"{root.rstrip('/')}/{prefix}"
+    for base, status in _present(descriptor, bases, clean):
+        if stat.S_ISREG(status.st_mode):
+            yield prefix + base, LocalFile.of(prefix + base, top + base, status, seen_ns)
             continue
-        if file is not None:
-            yield file.name, file
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            file = _target(root, prefix + base, status, seen_ns)
+            if file is not None:
+                yield file.name, file
 
 
-def _present(descriptor: int, bases: set[str], clean: bool) -> Iterator[tuple[str, Callable[[], os.stat_result]]]:
-    """Yield which names a folder has, all that it may have if it cannot be read; ``clean`` what was abandoned."""
+def _present(descriptor: int, bases: set[str], clean: bool) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield what a folder has of some names, also if it cannot be read; ``clean`` what was abandoned."""
     try:
         with os.scandir(descriptor) as scanned:
             entries = list(scanned)
     except PermissionError:
         for base in bases:
-            yield base, partial(os.stat, base, dir_fd=descriptor, follow_symlinks=False)
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                yield base, os.stat(base, dir_fd=descriptor, follow_symlinks=False)
         return
     for entry in entries:
         if entry.name in bases:
-            yield entry.name, partial(entry.stat, follow_symlinks=False)
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except (FileNotFoundError, PermissionError):
+                continue
+            yield entry.name, status
         elif clean and entry.name.startswith(TEMP_PREFIX) and TEMP_NAME.fullmatch(entry.name):
             with contextlib.suppress(OSError):
                 remove_abandoned(entry.name, descriptor)
 
 
 def _target(root: str, name: str, status: os.stat_result, seen_ns: int) -> LocalFile | None:
-    path = f"{root}/{name}" if root != "/" else f"/{name}"
+    """Return the file that what is no file leads to, ``None`` if that is not under the root."""
+    path = f"{root.rstrip('/')}/{name}"
     if stat.S_ISLNK(status.st_mode):
         # Our rename replaces the link, not what it leads to; only if that is under the root, it may do as it is.
         path = os.path.realpath(path)

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import resource
+from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from asyncstore._core.concurrency import for_each
 from asyncstore._core.retry import RetryPolicy, retrying
 from asyncstore._core.threads import in_thread
-from asyncstore._core.traffic import Charge, Crowd, Rate, Window, charge_down, charge_up, process_budget
+from asyncstore._core.traffic import Charge, Rate, Window, charge_down, charge_up, process_budget
 from asyncstore.catalog._metadata import stored_digest
 from asyncstore.catalog._plan import MIB, ranges
+from asyncstore.catalog._shares import Share, Sized, charge_for_many, most_at_once
 from asyncstore.errors import AsyncStoreError, ConflictError, NotFoundError, UnavailableError
 from asyncstore.objects.base import Transfer
+from asyncstore.objects.small import Job, SmallHead
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from asyncstore.catalog._known import Known
-    from asyncstore.objects.base import BlockingObjects, ObjectMeta, ObjectStore
+    from asyncstore.objects.base import ObjectMeta, ObjectStore
 
 __all__ = ["KNOWN_AT_ONCE", "PATIENCE", "Lane", "Passage", "fitting_workers"]
 
-R = TypeVar("R")
+S = TypeVar("S", bound=Sized)
 
 PATIENCE = RetryPolicy(attempts=9, deadline_s=60.0)
 """How long a small object's requests are tried again."""
@@ -47,8 +50,11 @@ _LEAST_WORKERS = 2
 KNOWN_AT_ONCE = 10_000
 """Files or objects that are looked up together."""
 
-_HEADS = 32
-"""Objects that are described in one hop to a thread."""
+_FAILED_MOST = 100
+"""Failures for the moment, beyond which no more objects are asked for before those have been tried again."""
+
+RATED_S = 0.2
+"""For how long small requests are made at once where there is a rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +76,9 @@ class Lane:
     place: str = ""
     journals: Path | None = None
     window: Window = field(init=False)
-    crowd: Crowd = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "window", Window(self.workers))
-        object.__setattr__(self, "crowd", Crowd(self.workers))
 
     @asynccontextmanager
     async def request(self, charge: Charge, *, on_retry: Callable[[], None] | None = None) -> AsyncIterator[None]:
@@ -102,24 +106,48 @@ class Lane:
         except NotFoundError:
             return None
 
+    @asynccontextmanager
+    async def share(self, items: deque[S], charge: Charge) -> AsyncIterator[Share[S]]:
+        """Hold, within the block, a share of what may be under way, for many small requests."""
+        wanted = min(len(items), self.workers, most_at_once(charge))
+        budget = process_budget()
+        async with self.window.several(wanted) as granted:
+            charged = charge_for_many(charge, granted)
+            async with budget.claim(charged):
+                yield Share(items, granted, wanted, charged.memory_bytes, window=self.window, budget=budget)
+
     async def heads(self, keys: Sequence[str]) -> dict[str, ObjectMeta]:
         """Describe those of many objects that are there."""
+        waiting = deque(map(_Asked, keys))
         found: dict[str, ObjectMeta] = {}
+        again: list[str] = []
 
-        async def ask(batch: Sequence[str]) -> None:
-            async with self.crowd.place(), self.request(charge_down(0)):
-                outcomes = await self.store.together(partial(_heads, batch))
-            for key, outcome in zip(batch, outcomes, strict=True):
-                if isinstance(outcome, AsyncStoreError):
-                    retried = await retrying(partial(self.head_or_none, key), PATIENCE)
-                    if retried is not None:
-                        found[key] = retried
-                elif outcome is not None:
-                    found[key] = outcome
+        def settle(key: str, answer: ObjectMeta | AsyncStoreError) -> None:
+            if not isinstance(answer, AsyncStoreError):
+                found[key] = answer
+            elif not isinstance(answer, NotFoundError):
+                again.append(key)
 
-        portions = [keys[start : start + _HEADS] for start in range(0, len(keys), _HEADS)]
-        if portions:
-            await for_each(ask, portions, limit=min(self.workers, len(portions)))
+        def jobs(share: Share[_Asked]) -> Iterator[Job]:
+            while not (share.over() or len(again) > _FAILED_MOST):
+                try:
+                    key = share.items.popleft().key
+                except IndexError:
+                    return
+                self.window.begin()
+                yield Job(SmallHead(key), partial(settle, key))
+
+        async def retry(key: str) -> None:
+            described = await retrying(partial(self.head_or_none, key), PATIENCE)
+            if described is not None:
+                found[key] = described
+
+        while waiting:
+            async with self.share(waiting, charge_down(0)) as share:
+                await self.store.together(lambda objects: objects.run(jobs(share), share.at_once))
+            failed, again[:] = list(again), []
+            if failed:
+                await for_each(retry, failed, limit=min(self.workers, len(failed)))
         return found
 
     async def digests(self, metas: Iterable[ObjectMeta], *, compute: bool = True) -> dict[str, str]:
@@ -222,19 +250,28 @@ class Passage:
         """Return how the requests of a copy inside the storage go; none of them moves a payload."""
         return Transfer(lambda _: self.lane.request(charge_up(0), on_retry=self._on_retry), limit=self.lane.workers)
 
-    async def together(
-        self, work: Callable[[BlockingObjects], R], charge: Charge, payload_bytes: int, *, writes: Sequence[str] = ()
-    ) -> R:
-        """Do blocking work with many small objects; see :meth:`ObjectStore.together`."""
-        # Before anything is held that others wait for.
-        await self._rate.take(payload_bytes)
-        async with self.lane.crowd.place(), self.lane.request(charge, on_retry=self._on_retry):
-            return await self.lane.store.together(work, writes=writes)
+    @asynccontextmanager
+    async def share(self, waiting: deque[S], charge: Charge) -> AsyncIterator[Share[S]]:
+        """
+        Hold, within the block, a share of what may be under way, for small requests about what waits.
 
-    async def patiently(self, attempt: Callable[[], Awaitable[R]]) -> R:
-        """Make one small object's request until it succeeds or there is no hope."""
-        self._on_retry()
-        return await retrying(attempt, PATIENCE)
+        Where there is a rate only as much waits in the share as it lets pass soon; what is left in the end is put back.
+        """
+        items = waiting
+        if (bytes_s := self._rate.bytes_s) is not None:
+            items = deque([waiting.popleft()])
+            left = int(bytes_s * RATED_S) - items[0].size_bytes
+            while waiting and left >= waiting[0].size_bytes:
+                left -= waiting[0].size_bytes
+                items.append(waiting.popleft())
+            # Before anything is held that others wait for.
+            await self._rate.take(sum(item.size_bytes for item in items))
+        try:
+            async with self.lane.share(items, charge) as share:
+                yield share
+        finally:
+            if items is not waiting:
+                waiting.extendleft(reversed(items))
 
     @asynccontextmanager
     async def alone(self, charge: Charge, payload_bytes: int) -> AsyncIterator[Transfer]:
@@ -282,14 +319,12 @@ def fitting_workers(wanted: int) -> int:
     return min(wanted, max(_LEAST_WORKERS, (soft - _OTHER_DESCRIPTORS) // _DESCRIPTORS))
 
 
-def _heads(keys: Sequence[str], objects: BlockingObjects) -> list[ObjectMeta | AsyncStoreError | None]:
-    return [_head(key, objects) for key in keys]
+class _Asked(NamedTuple):
+    """An object to describe."""
 
+    key: str
 
-def _head(key: str, objects: BlockingObjects) -> ObjectMeta | AsyncStoreError | None:
-    try:
-        return objects.head(key)
-    except NotFoundError:
-        return None
-    except UnavailableError as error:
-        return error
+    @property
+    def size_bytes(self) -> int:
+        """Describing it moves nothing."""
+        return 0

@@ -20,7 +20,7 @@ from asyncstore.errors import ConfigurationError, UnsafePathError
 from asyncstore.names import check_run_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 __all__ = [
     "RESERVED",
@@ -181,7 +181,7 @@ def folder_of(name: str) -> str:
 
 def reserved(name: str) -> bool:
     """Tell whether a name is, or lies in, what is asyncstore's own (:data:`RESERVED`) to some file system."""
-    return "." in name and RESERVED in name.casefold().split("/")
+    return (name.startswith(".") or "/." in name) and RESERVED in name.casefold().split("/")
 
 
 def why_unsafe(name: str) -> str:
@@ -203,8 +203,11 @@ def why_unsafe(name: str) -> str:
 
 def clashes(names: Iterable[str], fold: Callable[[str], str] = str) -> Iterator[tuple[str, str]]:
     """Yield pairs of names of which only one can exist: equal after ``fold``, or one of them a folder of the other."""
+    listed = list(names)
+    if fold is str and not _may_clash(listed):
+        return
     seen: dict[str, str] = {}
-    for name in names:
+    for name in listed:
         folded = fold(name)
         if folded in seen:
             yield seen[folded], name
@@ -215,6 +218,17 @@ def clashes(names: Iterable[str], fold: Callable[[str], str] = str) -> Iterator[
             if folded[:end] in seen:
                 yield seen[folded[:end]], name
             end = folded.find("/", end + 1)
+
+
+def _may_clash(names: Sequence[str]) -> bool:
+    """Tell whether two names are equal, or one is a folder of another; quick where they are not."""
+    known = set(names)
+    folders = {name.rpartition("/")[0] for name in names}
+    found = len(known) < len(names)
+    while folders and not found:
+        found = not known.isdisjoint(folders)
+        folders = {folder.rpartition("/")[0] for folder in folders if folder}
+    return found
 
 
 def fold(name: str) -> str:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = [
+    "SAME",
     "Action",
+    "Decided",
     "Kind",
     "Layout",
     "PlannedFile",
@@ -38,6 +40,9 @@ ACTIONS: tuple[Action, ...] = get_args(Action)
 Kind: TypeAlias = Literal["put", "get", "sync"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Layout: TypeAlias = Literal["plain", "packed"]
+
+SAME = "same contents"
+"""Why a file is skipped that is the same on both sides."""
 
 
 class PlannedFile(NamedTuple):
@@ -158,6 +163,21 @@ class TransferPlan:
         if unknown or plan.kind not in KINDS:
             raise InvalidValueError(f"this is no plan of a transfer: {', '.join(sorted(unknown)) or plan.kind}?")
         return plan
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A plan as it is made: mostly there are many files that are the same on both sides, of which little is to say."""
+
+    moves: TransferPlan
+    """What is to become of all others."""
+    same: dict[str, tuple[int, str]]
+    """Size in bytes and SHA-256 of those that are the same, by name."""
+
+    def plan(self) -> TransferPlan:
+        """Return the plan of all files."""
+        skipped = [PlannedFile(name, "skip", size, SAME, digest) for name, (size, digest) in self.same.items()]
+        return replace(self.moves, files=tuple(sorted([*self.moves.files, *skipped], key=lambda file: file.name)))
 
 
 class Sized(Protocol):

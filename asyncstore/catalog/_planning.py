@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from asyncstore._core.concurrency import both
 from asyncstore._core.threads import in_thread
-from asyncstore.catalog._decide import Sides, decide_get, decide_put, decide_sync, doubts_of_put
+from asyncstore.catalog._decide import Sides, decide_get, decide_put, decide_sync, doubts_of_put, same_on_both_sides
 from asyncstore.catalog._digests import local_digests
 from asyncstore.catalog._find import HEADS_LIMIT, find, find_around, list_all, real_files
 from asyncstore.catalog._land import look
@@ -20,9 +20,9 @@ from asyncstore.catalog._packed._decide import settled, usable_base
 from asyncstore.catalog._packed._find import files_of
 from asyncstore.catalog._packed._meta import located
 from asyncstore.catalog._paths import Place, check_names, folder_of, is_marker, marker, refusals, reserved
-from asyncstore.catalog._plan import Kind, Layout, PlannedFile, TransferPlan
+from asyncstore.catalog._plan import Decided, Kind, Layout, PlannedFile, TransferPlan
 from asyncstore.catalog._refusals import check_beside, check_root, check_targets
-from asyncstore.catalog._scan import LocalFile, real_folder, walk
+from asyncstore.catalog._scan import LocalFile, real_folder, test_of, walk
 from asyncstore.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Planner:
         base_run_id: str | None,
         allow_no_match: bool,
         refuse: bool,
-    ) -> TransferPlan:
+    ) -> Decided:
         """Plan a put; names that are not safe are raised, or else, where not ``refuse``, planned as refused."""
         place = Place.of(self.prefix, run_id, folder.part)
         root = await in_thread(real_folder, folder.local)
@@ -95,8 +95,10 @@ class Planner:
         safe = [file for file in files if file.name not in refused] if refused else files
         sides = await self._looked_into(safe, Sides(existing, base, synced))
 
-        def decide() -> TransferPlan:
-            planned = settled([decide_put(file, sides) for file in safe], base, existing, self.layout)
+        def decide() -> Decided:
+            same = {} if synced else same_on_both_sides(safe, existing, sides)
+            others = [file for file in safe if file.name not in same]
+            planned = settled([decide_put(file, sides) for file in others], base, existing, self.layout)
             if refused:
                 planned += [
                     PlannedFile(file.name, "refuse", file.size_bytes, refused[file.name])
@@ -105,22 +107,21 @@ class Planner:
                 ]
                 planned += [PlannedFile(name, "refuse", 0, why) for name, why in refused.items() if is_marker(name)]
             planned += [_planned_marker(marker(name), existing) for name in empty]
-            return self._plan("put", place, root, planned)
+            return Decided(self._plan("put", place, root, planned), same)
 
         # In a thread, as all that takes long with many files: the loop has others to serve.
         return await in_thread(decide)
 
     async def get(
         self, folder: ComputeFolder, run_id: str, matcher: Matcher, *, allow_no_match: bool, refuse: bool
-    ) -> TransferPlan:
+    ) -> Decided:
         """Plan a get; see :meth:`put` for ``refuse``."""
         place = Place.of(self.prefix, run_id, folder.part)
         found = await find(self.lane, place, matcher, matcher.literals, self._look_for_packs("needed"))
-        objects = await real_files(self.lane, {name: found[name] for name in found if _is_meant(matcher, name)})
-        objects = {name: meta for name, meta in objects.items() if not (is_marker(name) and _overgrown(name, objects))}
+        objects = await real_files(self.lane, await in_thread(_meant_of, matcher, found))
         if matcher.patterns and not objects and not await self._has_anything(run_id) and not allow_no_match:
             raise NotFoundError(f"run {run_id!r} has no data in {self.where}: is the run id right?")
-        names = sorted(objects)
+        names = await in_thread(_names_of, objects)
         if not allow_no_match:
             _require_matches(matcher, names, f"in {self.where}/{place.root}")
         root = await in_thread(os.path.realpath, folder.local)
@@ -128,13 +129,15 @@ class Planner:
         refused = await _refusals(names, place, refuse)
         safe = [name for name in names if name not in refused] if refused else names
         present = await self._look(root, [name for name in safe if not is_marker(name)], clean=refuse)
-        same_size = [name for name, file in present.items() if file.size_bytes == objects[name].size_bytes]
-        sides = await self._compared([present[name] for name in same_size], [objects[name] for name in same_size])
+        like = await in_thread(_of_same_size, present, objects)
+        sides = await self._compared(like, [objects[file.name] for file in like])
 
-        def decide() -> TransferPlan:
-            planned = [_decided_get(name, objects[name], present, sides, root) for name in safe]
+        def decide() -> Decided:
+            same = same_on_both_sides(like, objects, sides)
+            others = [name for name in safe if name not in same]
+            planned = [_decided_get(name, objects[name], present, sides, root) for name in others]
             planned += [PlannedFile(name, "refuse", objects[name].size_bytes, why) for name, why in refused.items()]
-            return self._plan("get", place, root, planned)
+            return Decided(self._plan("get", place, root, planned), same)
 
         return await in_thread(decide)
 
@@ -192,11 +195,8 @@ class Planner:
         found = walk(root, matcher, leave_out=self.own)
         empty: builtins.list[str] = []
         while step := await in_thread(lambda: builtins.list(itertools.islice(found, _SCAN_STEP))):
-            for one in step:
-                if type(one) is LocalFile:
-                    files.append(one)
-                else:
-                    empty.append(one.name)
+            files += [one for one in step if type(one) is LocalFile]
+            empty += [one.name for one in step if type(one) is not LocalFile]
             looked.set()
         return empty
 
@@ -246,10 +246,25 @@ def _overgrown(name: str, objects: Mapping[str, ObjectMeta]) -> bool:
     return False
 
 
-def _is_meant(matcher: Matcher, name: str) -> bool:
-    if is_marker(name):
-        return matcher.means_folder(folder_of(name))
-    return matcher.matches(name) and not reserved(name)
+def _meant_of(matcher: Matcher, found: Mapping[str, ObjectMeta]) -> dict[str, ObjectMeta]:
+    """Return what is meant of what was found; takes long where that is much."""
+    matches = test_of(matcher)
+    return {
+        name: meta
+        for name, meta in found.items()
+        if (matcher.means_folder(folder_of(name)) if is_marker(name) else matches(name) and not reserved(name))
+    }
+
+
+def _names_of(objects: dict[str, ObjectMeta]) -> builtins.list[str]:
+    """Return what there is by name, after leaving out markers of folders that are empty no more."""
+    for name in [name for name in objects if is_marker(name) and _overgrown(name, objects)]:
+        del objects[name]
+    return sorted(objects)
+
+
+def _of_same_size(present: Mapping[str, LocalFile], objects: Mapping[str, ObjectMeta]) -> builtins.list[LocalFile]:
+    return [file for name, file in present.items() if file.identity.size_bytes == objects[name].size_bytes]
 
 
 def _require_matches(matcher: Matcher, names: Sequence[str], where: str) -> None:

@@ -57,7 +57,8 @@ def check_root(root: str, own: str) -> None:
 
 def check_targets(root: str, names: Iterable[str], own: str) -> None:
     """Refuse names that a folder or a link in ``root`` leads to what is asyncstore's own; blocks."""
-    for parent in {os.path.dirname(os.path.join(root, name)) for name in names}:
+    for folder in {name.rpartition("/")[0] for name in names}:
+        parent = os.path.join(root, folder)
         real = os.path.realpath(parent)
         if _within(real, root) and reserved(os.path.relpath(real, root)):
             raise UnsafePathError(f"nothing was moved: {parent!r} leads into a folder {RESERVED!r}, asyncstore's own")

@@ -24,9 +24,11 @@ from asyncstore.catalog._verify import Verification, VerifyReport
 from asyncstore.errors import NotFoundError, UnsafePathError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from asyncstore.catalog._lane import Lane
     from asyncstore.catalog._patterns import Matcher
-    from asyncstore.catalog._plan import PlannedFile, TransferPlan
+    from asyncstore.catalog._plan import Decided, PlannedFile, TransferPlan
     from asyncstore.catalog._tally import ProgressHook
 
 __all__ = ["run_plan", "verify_run"]
@@ -37,19 +39,20 @@ _VERBS = {"put": "put into", "get": "get from", "sync": "copy to"}
 async def run_plan(
     lane: Lane,
     prefix: str,
-    plan: TransferPlan,
+    decided: Decided,
     *,
     bytes_s: float | None,
     keep_times: bool,
     on_progress: ProgressHook | None,
 ) -> dict[str, str]:
     """
-    Do what a plan says and return the digests of what is there now, by name.
+    Do what was decided and return the digests of what is there now, by name.
 
     Raises:
         UnsafePathError: the plan refuses a file, so that nothing is moved.
         TransferError: some files failed.
     """
+    plan, same = decided.moves, decided.same
     files = plan.by_action()
     if refused := files["refuse"]:
         raise UnsafePathError(f"nothing was moved: {'; '.join(f'{file.name!r} {file.reason}' for file in refused[:5])}")
@@ -60,8 +63,10 @@ async def run_plan(
     passage = Passage(lane, bytes_s=bytes_s, on_retry=tally.retry)
     digests = {file.name: file.digest for file in files["skip"] if not is_marker(file.name)}
     tally.skip_all([place.full_name(name) for name in digests])
+    if same:
+        tally.add_same(len(same), await in_thread(_size_of, same), place.full_name(next(reversed(same))))
     if plan.kind == "get":
-        digests |= await _get(passage, place, plan, files["download"], tally, keep_times=keep_times)
+        digests |= await _get(passage, place, decided, files["download"], tally, keep_times=keep_times)
     else:
         upload, copy = Upload(passage, place, tally), Copy(passage, place, tally)
         packed = PackedMoves(passage, place, tally, plan)
@@ -73,8 +78,12 @@ async def run_plan(
             packed.run,
         )
         digests |= upload.digests | copy.digests | packed.digests
-    tally.finish(_VERBS[plan.kind], plan.where)
-    return digests
+    tally.finish(_VERBS[plan.kind], plan.where, same=map(place.full_name, same))
+    return {name: digest for name, (_, digest) in same.items()} | digests
+
+
+def _size_of(same: Mapping[str, tuple[int, str]]) -> int:
+    return sum(size_bytes for size_bytes, _ in same.values())
 
 
 def _check(plan: TransferPlan, place: Place) -> None:
@@ -88,12 +97,12 @@ def _check(plan: TransferPlan, place: Place) -> None:
 
 
 async def _get(
-    passage: Passage, place: Place, plan: TransferPlan, wanted: list[PlannedFile], tally: Tally, *, keep_times: bool
+    passage: Passage, place: Place, decided: Decided, wanted: list[PlannedFile], tally: Tally, *, keep_times: bool
 ) -> dict[str, str]:
     if not wanted:
         return {}
-    root = await in_thread(make_root, plan.local)
-    await in_thread(check_folding, root, [file.name for file in plan.files])
+    root = await in_thread(make_root, decided.moves.local)
+    await in_thread(check_folding, root, [*(file.name for file in decided.moves.files), *decided.same])
     download = Download(passage, place, root=root, keep_times=keep_times, tally=tally)
     unpack = PackedGet(passage, place, root=root, keep_times=keep_times, tally=tally)
     await both(

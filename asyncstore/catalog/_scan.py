@@ -35,6 +35,7 @@ __all__ = [
     "opened",
     "read_file",
     "real_folder",
+    "test_of",
     "walk",
 ]
 
@@ -49,6 +50,10 @@ _REPLACED = {errno.ELOOP, errno.ENOTDIR, errno.ENXIO}
 """What opening a regular file cannot lead to: a link, a file or a socket has come in between."""
 
 
+_new = tuple.__new__
+"""Makes a named tuple at half of what its own constructor takes; there are many."""
+
+
 class Identity(NamedTuple):
     """What tells that a file is still the one that was seen, with the same contents."""
 
@@ -61,9 +66,7 @@ class Identity(NamedTuple):
     @classmethod
     def of(cls, status: os.stat_result) -> Identity:
         """Take it from what ``stat`` says."""
-        return tuple.__new__(
-            cls, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        )
+        return _new(cls, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
 
     def racy(self, at_ns: int) -> bool:
         """Tell whether its contents may have changed after ``at_ns`` (since the epoch) with this identity the same."""
@@ -92,7 +95,7 @@ class LocalFile(NamedTuple):
     @classmethod
     def of(cls, name: str, path: str, status: os.stat_result, seen_ns: int) -> LocalFile:
         """Take it from what ``stat`` says."""
-        return tuple.__new__(cls, (name, path, Identity.of(status), status.st_mode & _PERMISSIONS, seen_ns))
+        return _new(cls, (name, path, Identity.of(status), status.st_mode & _PERMISSIONS, seen_ns))
 
 
 class EmptyFolder(NamedTuple):
@@ -142,7 +145,7 @@ def walk(root: str, matcher: Matcher, *, leave_out: str = "") -> Iterator[LocalF
             nowhere.
         AccessDeniedError: a folder cannot be read.
     """
-    matches = _test_of(matcher)
+    matches = test_of(matcher)
     stack = [_Folder("", root, frozenset({_node(root)}), _all_meant(matcher, ""))]
     while stack:
         folder = stack.pop()
@@ -216,7 +219,7 @@ def changed(file: LocalFile) -> IntegrityError:
     return IntegrityError(f"{file.path!r} changed while it was read: put it when its writer is done")
 
 
-def _test_of(matcher: Matcher) -> Callable[[str], object]:
+def test_of(matcher: Matcher) -> Callable[[str], object]:
     """Return what :meth:`Matcher.matches` does, faster for the patterns that most transfers have."""
     if len(matcher.patterns) == 1 and not matcher.excluded:
         return matcher.patterns[0].regex.fullmatch
@@ -252,28 +255,30 @@ def _look(
 ) -> Iterator[LocalFile | _Folder]:
     """Yield what is meant of a folder's entries, and the folders to look into; what has vanished is left out."""
     seen_ns = time.time_ns()
+    prefix, whole = folder.name, folder.whole
     for entry in entries:
         base = entry.name
         if base[0] == "." and _is_own(base):
             continue
-        name, path = folder.name + base, entry.path
+        name, path = prefix + base, entry.path
         try:
-            if entry.is_symlink():
+            status = entry.stat(follow_symlinks=False)
+            kind = status.st_mode & _KIND
+            if kind == stat.S_IFLNK:
                 real = _followed(root, name, path, matcher)
                 if real is None:
                     continue
                 path, status = real, os.lstat(real)
-            else:
-                status = entry.stat(follow_symlinks=False)
+                kind = status.st_mode & _KIND
         except FileNotFoundError:
             continue
         except OSError as error:
             raise from_file_error(error, f"read {path!r}") from error
-        if status.st_mode & _KIND == stat.S_IFDIR:
+        if kind == stat.S_IFDIR:
             if matcher.enters(name):
                 yield _deeper(folder, name, path, status, matcher)
-        elif folder.whole or matches(name):
-            if status.st_mode & _KIND != stat.S_IFREG:
+        elif whole or matches(name):
+            if kind != stat.S_IFREG:
                 raise UnsafePathError(f"{name!r} is a {_kind(status.st_mode)}, not a file: exclude it")
             yield LocalFile.of(name, path, status, seen_ns)
 
@@ -321,7 +326,8 @@ _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 def _check(file: LocalFile, descriptor: int) -> None:
     # Not the device: a shared file system has another number on each machine, and plans may be run elsewhere.
-    if Identity.of(os.fstat(descriptor))[1:] != file.identity[1:]:
+    found, (_, *seen) = os.fstat(descriptor), file.identity
+    if [found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns] != seen:
         raise changed(file)
 
 

@@ -18,7 +18,7 @@ from asyncstore.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 __all__ = ["FileError", "ProgressHook", "Tally", "TransferProgress", "of_one_file"]
 
@@ -101,20 +101,25 @@ class Tally:
         self._bytes_done = 0
         self._done: list[str] = []
         self._skipped: list[str] = []
+        self._same = 0
         self._failed: dict[str, Exception] = {}
         self._retries = 0
         self._last = ""
 
     def __repr__(self) -> str:
         return (
-            f"<Tally {len(self._done)} done, {len(self._skipped)} skipped, {len(self._failed)} failed "
-            f"of {len(self._sizes)} files, {self._bytes_done}/{self._bytes_total} bytes>"
+            f"<Tally {len(self._done)} done, {len(self._skipped) + self._same} skipped, {len(self._failed)} failed "
+            f"of {self._total} files, {self._bytes_done}/{self._bytes_total} bytes>"
         )
 
     @property
     def failed(self) -> Mapping[str, Exception]:
         """What could not be moved, and why."""
         return self._failed
+
+    @property
+    def _total(self) -> int:
+        return len(self._sizes) + self._same
 
     def done(self, name: str) -> None:
         """Note a file as moved; what is no file, such as an empty folder, does not count."""
@@ -133,6 +138,13 @@ class Tally:
             self._skipped += names
             self._bytes_done += sum(map(self._sizes.__getitem__, names))
             self._tell(names[-1])
+
+    def add_same(self, count: int, size_bytes: int, last: str) -> None:
+        """Note further files as there already, unchanged, the last of them by its name, and tell of them at once."""
+        self._same += count
+        self._bytes_total += size_bytes
+        self._bytes_done += size_bytes
+        self._tell(last)
 
     def fail(self, name: str, error: Exception) -> None:
         """Note that a file could not be moved."""
@@ -166,9 +178,14 @@ class Tally:
         except AsyncStoreError as error:
             self.fail(name, error)
 
-    def finish(self, verb: str, where: str) -> None:
+    def finish(self, verb: str, where: str, *, same: Iterable[str] = ()) -> None:
         """
-        Raise :class:`TransferError` if any file failed; ``verb`` and ``where`` say what was going on.
+        Raise :class:`TransferError` if any file failed.
+
+        Args:
+            verb: what was going on.
+            where: to or from where.
+            same: names of what :meth:`add_same` was told of.
 
         Raises:
             TransferError: with everything that is known of each file.
@@ -178,15 +195,16 @@ class Tally:
         shown = [f"{name!r}: {error}" for name, error in list(self._failed.items())[:_SHOWN]]
         more = len(self._failed) - len(shown)
         raise TransferError(
-            f"{len(self._failed)} of {len(self._sizes)} files failed to {verb} {where}, the others are done: "
+            f"{len(self._failed)} of {self._total} files failed to {verb} {where}, the others are done: "
             f"{'; '.join(shown)}{f'; and {more} more' if more else ''}",
             done=self._done,
-            skipped=self._skipped,
+            skipped=sorted([*self._skipped, *same]) if self._same else self._skipped,
             failed=self._failed,
         )
 
     def _add_note(self, error: AsyncStoreError) -> None:
-        error.add_note(f"{len(self._done) + len(self._skipped)} of {len(self._sizes)} files were done before")
+        done = len(self._done) + len(self._skipped) + self._same
+        error.add_note(f"{done} of {self._total} files were done before")
 
     def _settle(self, name: str) -> None:
         self._bytes_done += self._sizes.get(name, 0) - self._partly.pop(name, 0)
@@ -196,12 +214,12 @@ class Tally:
         self._last = name
         if self._on_progress is None:
             return
-        skipped, failed = len(self._skipped), len(self._failed)
+        skipped, failed = len(self._skipped) + self._same, len(self._failed)
         self._on_progress(
             TransferProgress(
                 name,
                 len(self._done) + skipped + failed,
-                len(self._sizes),
+                self._total,
                 self._bytes_done,
                 self._bytes_total,
                 skipped,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -9,12 +10,14 @@ from typing import TYPE_CHECKING
 from asyncstore._core.threads import in_stoppable_thread, in_thread
 from asyncstore._core.traffic import charge_up
 from asyncstore.catalog._body import LocalBody, hash_file, is_fresh
+from asyncstore.catalog._crew import SmallMoves
 from asyncstore.catalog._metadata import file_metadata
-from asyncstore.catalog._mover import REMEMBERED_AT_ONCE, Mover, Outcome
+from asyncstore.catalog._mover import REMEMBERED_AT_ONCE, Mover
 from asyncstore.catalog._paths import is_marker
 from asyncstore.catalog._scan import LocalFile, read_file
 from asyncstore.catalog._tally import FileError, of_one_file
 from asyncstore.errors import AsyncStoreError
+from asyncstore.objects.small import SmallPut
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -23,14 +26,13 @@ if TYPE_CHECKING:
     from asyncstore.catalog._paths import Place
     from asyncstore.catalog._plan import PlannedFile
     from asyncstore.catalog._tally import Tally
-    from asyncstore.objects.base import BlockingObjects
 
 __all__ = ["Upload"]
 
 PARTS_AT_ONCE = 16
 
 NO_METADATA: Mapping[str, str] = {}
-NO_SUMS: tuple[int, ...] = ()
+NO_SUMS: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,10 @@ class _OwnBody(LocalBody):
     def blocks(self, start: int, end: int) -> Iterator[memoryview]:
         with of_one_file():
             yield from super().blocks(start, end)
+
+    def unchecked_blocks(self, start: int, end: int) -> Iterator[memoryview]:
+        with of_one_file():
+            yield from super().unchecked_blocks(start, end)
 
 
 class Upload:
@@ -69,44 +75,44 @@ class Upload:
 
     async def run(self, files: Sequence[PlannedFile]) -> None:
         """Put all files."""
-        mover = Mover(
-            self._passage,
-            self._tally,
+        small: SmallMoves[PlannedFile, _Landed] = SmallMoves(
+            hands=lambda _: nullcontext(self),
+            note=lambda file, landed: self._note(file, landed.digest, landed.etag),
             name_of=lambda file: self._place.full_name(file.name),
             charge=charge_up,
-            move=self._put,
-            note=lambda file, landed: self._note(file, landed.digest, landed.etag),
-            move_large=self._put_large,
             key_written=lambda file: self._place.key(file.name),
-            after_batch=self._remember_many,
+            after=self._remember_many,
         )
         try:
-            await mover.run(files)
+            await Mover(self._passage, self._tally, small, self._put_large).run(files)
         finally:
             await self._remember()
 
-    def _put(self, file: PlannedFile, objects: BlockingObjects) -> Outcome[_Landed]:
+    def begin(self, file: PlannedFile) -> SmallPut | FileError:
+        """Read a small file; see :class:`Hands`."""
+        key = self._place.key(file.name)
         if is_marker(file.name):
-            data, digest, metadata = b"", "", NO_METADATA
-        else:
-            try:
-                data, digest = read_file(local_file(file))
-            except AsyncStoreError as error:
-                return FileError(error)
-            metadata = file_metadata(file, digest)
+            return SmallPut(key, b"", NO_METADATA)
         try:
-            return _Landed(digest, objects.put(self._place.key(file.name), data, metadata))
+            data, digest = read_file(local_file(file))
         except AsyncStoreError as error:
-            return error
+            return FileError(error)
+        return SmallPut(key, data, file_metadata(file, digest), digest)
+
+    def end(self, file: PlannedFile, put: SmallPut, etag: str) -> _Landed:
+        """Say what is in the catalog now; see :class:`Hands`."""
+        return _Landed(put.digest, etag)
 
     async def _put_large(self, file: PlannedFile) -> None:
-        local = local_file(file)
+        local, store = local_file(file), self._passage.lane.store
         digest, sums = file.digest, NO_SUMS
-        if not digest or is_fresh(local):
+        fresh = is_fresh(local)
+        if not digest or fresh:
+            summed = fresh or (await store.capabilities()).checksums
             with of_one_file():
-                digest, sums = await in_stoppable_thread(partial(hash_file, local))
+                digest, sums = await in_stoppable_thread(partial(hash_file, local, summed=summed))
         advanced = partial(self._tally.advance, self._place.full_name(file.name))
-        etag = await self._passage.lane.store.put_file(
+        etag = await store.put_file(
             self._place.key(file.name),
             _OwnBody(local, digest, sums),
             metadata=file_metadata(file, digest),

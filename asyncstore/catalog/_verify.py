@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from asyncstore._core.traffic import charge_down
+from asyncstore.catalog._crew import SmallMoves
 from asyncstore.catalog._metadata import stored_digest
-from asyncstore.catalog._mover import Mover, Outcome
+from asyncstore.catalog._mover import Mover
 from asyncstore.catalog._plan import SMALL_BYTES, ranges
-from asyncstore.errors import AsyncStoreError, IntegrityError
+from asyncstore.errors import IntegrityError
+from asyncstore.objects.small import SmallGet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from asyncstore.catalog._lane import Passage
     from asyncstore.catalog._paths import Place
     from asyncstore.catalog._tally import Tally
-    from asyncstore.objects.base import BlockingObjects, ObjectMeta
+    from asyncstore.objects.base import ObjectMeta
 
 __all__ = ["Verification", "VerifyReport"]
 
@@ -59,16 +62,22 @@ class Verification:
 
     async def run(self, metas: Sequence[ObjectMeta]) -> None:
         """Verify all objects."""
-        mover = Mover(
-            self._passage,
-            self._tally,
+        small: SmallMoves[ObjectMeta, tuple[ObjectMeta, str]] = SmallMoves(
+            hands=lambda _: nullcontext(self),
+            note=lambda _, hashed: self._compare(*hashed),
             name_of=self._name_of,
             charge=charge_down,
-            move=_hash,
-            note=lambda _, hashed: self._compare(*hashed),
-            move_large=self._verify_large,
         )
-        await mover.run(metas)
+        await Mover(self._passage, self._tally, small, self._verify_large).run(metas)
+
+    def begin(self, listed: ObjectMeta) -> SmallGet:
+        """Ask for a small object; see :class:`Hands`."""
+        return SmallGet(listed.key, SMALL_BYTES)
+
+    def end(self, _: ObjectMeta, __: SmallGet, answer: tuple[ObjectMeta, bytes]) -> tuple[ObjectMeta, str]:
+        """Hash it; see :class:`Hands`."""
+        meta, data = answer
+        return meta, hashlib.sha256(data).hexdigest()
 
     async def _verify_large(self, listed: ObjectMeta) -> None:
         meta = await self._passage.lane.head(listed.key)
@@ -93,11 +102,3 @@ class Verification:
 
     def _name_of(self, meta: ObjectMeta) -> str:
         return self._place.name_of(meta.key)
-
-
-def _hash(listed: ObjectMeta, objects: BlockingObjects) -> Outcome[tuple[ObjectMeta, str]]:
-    try:
-        meta, data = objects.get(listed.key, SMALL_BYTES)
-    except AsyncStoreError as error:
-        return error
-    return meta, hashlib.sha256(data).hexdigest()

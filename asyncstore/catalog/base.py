@@ -16,6 +16,7 @@ from asyncstore.catalog._packed._find import pages_with_packed
 from asyncstore.catalog._packed._sweep import sweep_packs
 from asyncstore.catalog._paths import Place, compute_folder, is_marker, normal_prefix
 from asyncstore.catalog._patterns import Matcher
+from asyncstore.catalog._plan import Decided
 from asyncstore.catalog._planning import Planner
 from asyncstore.catalog._running import run_plan, verify_run
 from asyncstore.catalog._sweep import SweepReport, sweep_folders, sweep_uploads
@@ -206,7 +207,7 @@ class Catalog(Resource):
         part = folder.part
         ours = (entry for entry in synced_catalogs or () if entry.name.startswith(part))
         synced = {entry.name[len(part) :]: entry.data_hash for entry in ours}
-        plan = await self._planner().put(
+        decided = await self._planner().put(
             folder,
             run_id,
             Matcher.of(name, exclude),
@@ -215,7 +216,7 @@ class Catalog(Resource):
             allow_no_match=allow_no_match,
             refuse=not dry_run,
         )
-        return plan if dry_run else await self.run(plan, on_progress=on_progress)
+        return await in_thread(decided.plan) if dry_run else await self._run(decided, False, on_progress)
 
     @overload
     async def get(
@@ -284,14 +285,14 @@ class Catalog(Resource):
             TransferError: some files failed, among them those whose bytes are not what was put.
         """
         self._check_open()
-        plan = await self._planner().get(
+        decided = await self._planner().get(
             self._folder(compute_data_folder, local_folder),
             run_id,
             Matcher.of(name, exclude),
             allow_no_match=allow_no_match,
             refuse=not dry_run,
         )
-        return plan if dry_run else await self.run(plan, keep_times=keep_times, on_progress=on_progress)
+        return await in_thread(decided.plan) if dry_run else await self._run(decided, keep_times, on_progress)
 
     async def run(
         self, plan: TransferPlan, *, keep_times: bool = False, on_progress: ProgressHook | None = None
@@ -313,11 +314,7 @@ class Catalog(Resource):
         where = f"{self._store.location}/{Place.of(self._prefix, plan.run_id, plan.folder).root}"
         if plan.where != where:
             raise InvalidValueError(f"the plan is for {plan.where}, and this catalog would move {where}")
-        digests = await run_plan(
-            self._lane, self._prefix, plan, bytes_s=self._bytes_s, keep_times=keep_times, on_progress=on_progress
-        )
-        place = Place.of(self._prefix, plan.run_id, plan.folder)
-        return await in_thread(self._entries, place, digests, "get" if plan.kind == "get" else "put")
+        return await self._run(Decided(plan, {}), keep_times, on_progress)
 
     async def list(self, run_id: str) -> AsyncIterator[DataCatalog]:
         """Yield what a run has in all its folders, packed files last; nothing if there is no such run."""
@@ -428,6 +425,14 @@ class Catalog(Resource):
         packs = await sweep_packs(self._lane, prefix, older_than, dry_run=dry_run) if packed else []
         return SweepReport(uploads, temp_files, packs)
 
+    async def _run(self, decided: Decided, keep_times: bool, on_progress: ProgressHook | None) -> Entries:
+        digests = await run_plan(
+            self._lane, self._prefix, decided, bytes_s=self._bytes_s, keep_times=keep_times, on_progress=on_progress
+        )
+        plan = decided.moves
+        place = Place.of(self._prefix, plan.run_id, plan.folder)
+        return await in_thread(self._entries, place, digests, "get" if plan.kind == "get" else "put")
+
     def _planner(self) -> Planner:
         return Planner(self._lane, self._prefix, self._store.location, self._own, self._layout)
 
@@ -439,16 +444,26 @@ class Catalog(Resource):
 
     def _entries(self, place: Place, digests: Mapping[str, str], stage: str) -> Entries:
         location = self.location
-        return [self._entry(place, name, digest, stage, location) for name, digest in sorted(digests.items())]
+        return [self._entry(place, name, digests[name], stage, location) for name in sorted(digests)]
 
     def _entry(self, place: Place, name: str, digest: str, stage: str, location: str) -> DataCatalog:
         full_name = place.full_name(name)
-        # All are our own, so nothing is to be checked; and each set of names would take as much room as the values.
-        return DataCatalog.model_construct(
-            _fields_set=_ENTRY_FIELDS,
-            name=full_name,
-            data_hash=digest,
-            catalog_relative_path=f"{place.run_id}/{full_name}",
-            catalog_handler_location=location,
-            stage=stage,
+        fields = {
+            "name": full_name,
+            "data_hash": digest,
+            "catalog_relative_path": f"{place.run_id}/{full_name}",
+            "catalog_handler_location": location,
+            "stage": stage,
+        }
+        # As from a pickle: all are our own, so nothing is to be checked, which is most of what it costs to make one;
+        # and each set of names would take as much room as the values.
+        entry = DataCatalog.__new__(DataCatalog)
+        entry.__setstate__(
+            {
+                "__dict__": fields,
+                "__pydantic_extra__": {},
+                "__pydantic_fields_set__": _ENTRY_FIELDS,
+                "__pydantic_private__": None,
+            }
         )
+        return entry

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote_plus, urlencode
 from xml.etree import ElementTree as ET
@@ -50,7 +51,7 @@ _KEPT = {
 }
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE = re.compile(r"[ -~]*")
+_VALUE = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +73,23 @@ def metadata_headers(metadata: Mapping[str, str]) -> dict[str, str]:
     Raises:
         InvalidValueError: a name or value that no header can hold as it is.
     """
+    headers: dict[str, str] = {}
     for name, value in metadata.items():
-        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value) or value != value.strip():
-            raise InvalidValueError(f"metadata {name!r} must be printable ASCII, without spaces at its ends")
-    return {f"{META_PREFIX}{name}": value for name, value in metadata.items()}
+        if not _VALUE.fullmatch(value):
+            raise _unfit(name)
+        headers[_header_of(name)] = value
+    return headers
+
+
+@lru_cache(maxsize=256)
+def _header_of(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise _unfit(name)
+    return f"{META_PREFIX}{name}"
+
+
+def _unfit(name: str) -> InvalidValueError:
+    return InvalidValueError(f"metadata {name!r} must be printable ASCII, without spaces at its ends")
 
 
 def kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
@@ -236,9 +250,13 @@ def _text(element: ET.Element, name: str) -> str:
 
 def _http_date(headers: Mapping[str, str]) -> datetime:
     try:
-        return parsedate_to_datetime(headers["last-modified"])
+        return _parsed_date(headers["last-modified"])
     except (KeyError, ValueError):
         raise AsyncStoreError("the answer does not say when the object was written") from None
+
+
+# Many objects are written in the same second.
+_parsed_date = lru_cache(maxsize=256)(parsedate_to_datetime)
 
 
 def _iso_date(text: str) -> datetime:

@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import os
 import secrets
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +18,6 @@ import obstore
 from obstore import exceptions as obs
 
 from asyncstore._core.bridge import CallPool
-from asyncstore._core.concurrency import shielded
 from asyncstore._core.retry import DEFAULT_RETRY, RetryPolicy, retrying
 from asyncstore._core.threads import in_thread
 from asyncstore.errors import (
@@ -41,17 +39,15 @@ from asyncstore.objects.base import (
     ObjectStore,
     Transfer,
     check_key,
-    check_size,
 )
 from asyncstore.objects.bodies import PathBody
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
     from contextlib import AsyncExitStack
 
     from obstore.store import ObjectStore as ForeignStore
 
-    from asyncstore.objects.base import BlockingObjects
     from asyncstore.objects.bodies import FileBody
 
 __all__ = ["ObstoreObjectStore", "canonical_etag"]
@@ -228,21 +224,6 @@ class ObstoreObjectStore(ObjectStore):
         transfer.advanced(len(data))
         return etag
 
-    async def together(self, work: Callable[[BlockingObjects], R], *, writes: Collection[str] = ()) -> R:
-        """Do blocking work; see :meth:`ObjectStore.together`."""
-        await self._begin(*writes, writes=True)
-        objects = _Blocking(self)
-        call = self._pool.call(lambda: work(objects))
-        try:
-            return await call
-        except asyncio.CancelledError:
-            end = self._pool.abandon(call)
-            if end is not None:
-                self._abandon(writes, end)
-            # It waits for a file that is being written, and not for the storage.
-            await shielded(in_thread(objects.abandon))
-            raise
-
     async def _put_once(self, key: str, data: bytes, mode: Any, metadata: Mapping[str, str] | None) -> str:
         return await self._called("put", key, lambda: self._put_now(key, data, mode, metadata), writes=[key])
 
@@ -351,56 +332,6 @@ class ObstoreObjectStore(ObjectStore):
 
     def _at(self, key: str) -> str:
         return f"{self.location}/{key}"
-
-
-class _Blocking:
-    """The verbs for code in a thread of a store."""
-
-    __slots__ = ("_abandoned", "_landing", "_store")
-
-    def __init__(self, store: ObstoreObjectStore) -> None:
-        self._store = store
-        self._abandoned = False
-        self._landing = threading.Lock()
-
-    @contextlib.contextmanager
-    def landing(self) -> Iterator[None]:
-        with self._landing:
-            self._check()
-            yield
-
-    def abandon(self) -> None:
-        """Let no more requests be made and nothing more land."""
-        with self._landing:
-            self._abandoned = True
-
-    def put(self, key: str, data: bytes | memoryview, metadata: Mapping[str, str]) -> str:
-        store = self._store
-        self._check()
-        return store._translated("put", key, lambda: store._put_now(key, data, "overwrite", metadata))
-
-    def get(self, key: str, most_bytes: int) -> tuple[ObjectMeta, bytes | memoryview]:
-        store = self._store
-        self._check()
-
-        def ask() -> tuple[ObjectMeta, memoryview]:
-            result = obstore.get(store._store, key)
-            meta = _meta(result.meta, result.attributes)
-            check_size(meta, most_bytes)
-            data = memoryview(result.bytes())
-            if len(data) != meta.size_bytes:
-                raise IntegrityError(f"get {store._at(key)}: {len(data)} bytes came instead of {meta.size_bytes}")
-            return meta, data
-
-        return store._translated("get", key, ask)
-
-    def head(self, key: str) -> ObjectMeta:
-        self._check()
-        return self._store._translated("head", key, lambda: self._store._head_now(key))
-
-    def _check(self) -> None:
-        if self._abandoned:
-            raise ClosedError("the caller was cancelled")
 
 
 def canonical_etag(etag: str | None) -> str:

@@ -10,34 +10,34 @@ from __future__ import annotations
 import asyncio
 import re
 from abc import abstractmethod
-from concurrent.futures import CancelledError
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, TypeVar
 
 from asyncstore._core.concurrency import to_its_end
 from asyncstore._core.resource import Resource
 from asyncstore._core.threads import in_own_thread, in_thread
-from asyncstore.errors import ClosedError, ConflictError, UnsafePathError
+from asyncstore.errors import UnsafePathError
+from asyncstore.objects.small import BridgedObjects
 
 if TYPE_CHECKING:
+    import builtins
     from collections.abc import (
         AsyncGenerator,
         AsyncIterator,
-        Awaitable,
         Callable,
         Collection,
-        Iterator,
+        Iterable,
         Mapping,
         Sequence,
     )
-    from concurrent.futures import Future
-    from contextlib import AbstractAsyncContextManager, AbstractContextManager
+    from contextlib import AbstractAsyncContextManager
     from datetime import datetime
     from pathlib import Path
 
     from asyncstore.objects.bodies import FileBody
+    from asyncstore.objects.small import SmallObjects
 
 __all__ = [
     "ALONE",
@@ -47,7 +47,6 @@ __all__ = [
     "FULL",
     "NEW",
     "PUT_ID",
-    "BlockingObjects",
     "Capabilities",
     "Condition",
     "ETagForm",
@@ -59,7 +58,6 @@ __all__ = [
     "Sink",
     "Transfer",
     "check_key",
-    "check_size",
     "sent_etag",
 ]
 
@@ -154,36 +152,6 @@ class PendingUpload:
     begun_at: datetime
 
 
-class BlockingObjects(Protocol):
-    """Verbs for code in a thread: single attempts, which block and are never retried."""
-
-    def put(self, key: str, data: bytes | memoryview, metadata: Mapping[str, str]) -> str:
-        """Write an object and return its ETag."""
-        ...
-
-    def get(self, key: str, most_bytes: int) -> tuple[ObjectMeta, bytes | memoryview]:
-        """
-        Return an object's description with its metadata, and its bytes.
-
-        Raises:
-            ConflictError: it is larger than ``most_bytes``, which it was not when it was listed.
-        """
-        ...
-
-    def head(self, key: str) -> ObjectMeta:
-        """Return an object's description with its metadata."""
-        ...
-
-    def landing(self) -> AbstractContextManager[None]:
-        """
-        Do in the block what must not happen after the caller was cancelled and has gone on, such as writing a file.
-
-        Raises:
-            ClosedError: the caller is gone.
-        """
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class ObjectMeta:
     """What a store says of an object."""
@@ -208,14 +176,6 @@ class Listing:
 def sent_etag(etag: str, form: ETagForm) -> str:
     """Return a quoted ETag in the form in which a server wants it."""
     return etag if form == "quoted" else etag.strip('"')
-
-
-def check_size(meta: ObjectMeta, most_bytes: int) -> None:
-    """Raise :class:`ConflictError` if an object has become larger than ``most_bytes``."""
-    if meta.size_bytes > most_bytes:
-        raise ConflictError(
-            f"get {meta.key}: it has grown to {meta.size_bytes} bytes since it was listed: get it again"
-        )
 
 
 def check_key(key: str) -> str:
@@ -298,6 +258,15 @@ class ObjectStore(Resource):
     def list(self, prefix: str) -> AsyncGenerator[Sequence[ObjectMeta], None]:
         """Yield every object whose key begins with ``prefix`` (which ends in ``/`` or is empty), page by page."""
 
+    async def list_all(self, prefix: str, *, cuts: Sequence[str] = ()) -> builtins.list[ObjectMeta]:
+        """
+        Return every object whose key begins with ``prefix``; see :meth:`list`.
+
+        ``cuts`` are keys in order, such that there may be about as many objects between any two; a storage that can
+        be asked for the ranges between them is asked for all of these at the same time.
+        """
+        return [meta async for page in self.list(prefix) for meta in page]
+
     @abstractmethod
     async def list_folder(self, prefix: str) -> Listing:
         """Return what lies directly under ``prefix`` (which ends in ``/`` or is empty), not what lies deeper."""
@@ -360,14 +329,13 @@ class ObjectStore(Resource):
                 start = piece[1]
         return meta
 
-    async def together(self, work: Callable[[BlockingObjects], R], *, writes: Collection[str] = ()) -> R:
+    async def together(self, work: Callable[[SmallObjects], R], *, writes: Iterable[str] = ()) -> R:
         """
         Return what ``work(objects)`` returns, called in a thread: one hop for many small objects.
 
-        ``writes`` are all keys that it puts. Its calls are single attempts; :class:`ClosedError` from one of them means
-        that the caller is gone, and must end the work.
+        ``writes`` are all keys that it may put. When the caller is cancelled, no further jobs are begun.
         """
-        bridge = _Bridged(self, asyncio.get_running_loop())
+        bridge = BridgedObjects(self, asyncio.get_running_loop())
         # Not in the loop's own threads: the verbs that it waits for may need one of those.
         return await to_its_end(in_own_thread(lambda: work(bridge)), on_cancel=bridge.abandon)
 
@@ -377,50 +345,3 @@ class ObjectStore(Resource):
 
     async def abort_upload(self, upload: PendingUpload) -> None:
         """Abort an upload and free its parts; one that is over already is no error."""
-
-
-class _Bridged:
-    """The blocking verbs of a store that has none of its own: made on its loop, waited for in the thread."""
-
-    def __init__(self, store: ObjectStore, loop: asyncio.AbstractEventLoop) -> None:
-        self._store = store
-        self._loop = loop
-        self._abandoned = False
-        self._call: Future[Any] | None = None
-
-    def put(self, key: str, data: bytes | memoryview, metadata: Mapping[str, str]) -> str:
-        return self._wait(lambda: self._store.put(key, bytes(data), metadata=metadata))
-
-    def get(self, key: str, most_bytes: int) -> tuple[ObjectMeta, bytes | memoryview]:
-        meta, data = self._wait(lambda: self._store.get(key))
-        check_size(meta, most_bytes)
-        return meta, data
-
-    def head(self, key: str) -> ObjectMeta:
-        return self._wait(lambda: self._store.head(key))
-
-    @contextmanager
-    def landing(self) -> Iterator[None]:
-        # The caller waits for the thread.
-        if self._abandoned:
-            raise ClosedError("the caller was cancelled")
-        yield
-
-    def abandon(self) -> None:
-        """End the call that is under way, and make no further one; called on the loop."""
-        self._abandoned = True
-        if self._call is not None:
-            self._call.cancel()
-
-    def _wait(self, call: Callable[[], Awaitable[R]]) -> R:
-        async def made() -> R:
-            if self._abandoned:
-                raise ClosedError("the caller was cancelled")
-            return await call()
-
-        self._call = asyncio.run_coroutine_threadsafe(made(), self._loop)
-        try:
-            result: R = self._call.result()
-        except CancelledError:
-            raise ClosedError("the caller was cancelled") from None
-        return result

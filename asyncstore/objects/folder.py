@@ -16,7 +16,7 @@ import stat
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from asyncstore._core.files import (
     TEMP_PREFIX,
@@ -48,17 +48,17 @@ from asyncstore.objects.base import (
     ObjectStore,
     Transfer,
     check_key,
-    check_size,
 )
 from asyncstore.objects.bodies import PathBody
+from asyncstore.objects.small import SmallGet, SmallHead, SmallPut, check_size
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from contextlib import AsyncExitStack
 
     from asyncstore._core.threads import Stop
-    from asyncstore.objects.base import BlockingObjects
     from asyncstore.objects.bodies import FileBody
+    from asyncstore.objects.small import Job, SmallObjects, SmallVerb
 
 __all__ = ["FolderObjectStore"]
 
@@ -200,10 +200,10 @@ class FolderObjectStore(ObjectStore):
         transfer.advanced(body.size_bytes)
         return etag
 
-    async def together(self, work: Callable[[BlockingObjects], R], *, writes: Collection[str] = ()) -> R:
-        """Do blocking work; see :meth:`ObjectStore.together`."""
+    async def together(self, work: Callable[[SmallObjects], R], *, writes: Iterable[str] = ()) -> R:
+        """Do small requests; see :meth:`ObjectStore.together`."""
         self._check_open()
-        return await in_stoppable_thread(lambda stop: work(_Blocking(self, stop)))
+        return await in_stoppable_thread(lambda stop: work(_SmallFiles(self, stop)))
 
     def _path(self, key: str) -> Path:
         self._check_open()
@@ -339,8 +339,8 @@ def _mode(metadata: Mapping[str, str] | None) -> int | None:
     return int(said, 8) & 0o777 if _OCTAL.fullmatch(said) else None
 
 
-class _Blocking:
-    """The verbs for code in a thread of a store."""
+class _SmallFiles:
+    """Small requests made one after another in a thread."""
 
     __slots__ = ("_stop", "_store")
 
@@ -348,30 +348,32 @@ class _Blocking:
         self._store = store
         self._stop = stop
 
-    def put(self, key: str, data: bytes | memoryview, metadata: Mapping[str, str]) -> str:
-        path, mode = self._path(key), _mode(metadata)
-        return self._store._translated(
-            "put", key, lambda: _despite_removal(lambda: _etag(write_atomically(path, data, mode=mode)))
-        )
-
-    def get(self, key: str, most_bytes: int) -> tuple[ObjectMeta, bytes]:
-        path = self._path(key)
-        return self._store._translated("get", key, lambda: _read(key, path, None, "", most_bytes))
-
-    def head(self, key: str) -> ObjectMeta:
-        path = self._path(key)
-        return self._store._translated("head", key, lambda: _look(key, path))
+    def run(self, jobs: Iterator[Job], at_once: Callable[[], int]) -> None:
+        while not self._stop() and (job := next(jobs, None)) is not None:
+            try:
+                answer = self._do(job.verb)
+            except AsyncStoreError as error:
+                job.settle(error)
+            else:
+                job.settle(answer)
 
     @contextlib.contextmanager
     def landing(self) -> Iterator[None]:
         # The caller waits for the thread.
-        self._check()
-        yield
-
-    def _check(self) -> None:
         if self._stop():
             raise ClosedError("the caller was cancelled")
+        yield
 
-    def _path(self, key: str) -> Path:
-        self._check()
-        return self._store._root.joinpath(*_segments(key))
+    def _do(self, verb: SmallVerb) -> Any:
+        store, key = self._store, verb.key
+        path = store._root.joinpath(*_segments(key))
+        match verb:
+            case SmallPut(_, data, metadata):
+                mode = _mode(metadata)
+                return store._translated(
+                    "put", key, lambda: _despite_removal(lambda: _etag(write_atomically(path, data, mode=mode)))
+                )
+            case SmallGet(_, most_bytes):
+                return store._translated("get", key, lambda: _read(key, path, None, "", most_bytes))
+            case SmallHead():
+                return store._translated("head", key, lambda: _look(key, path))

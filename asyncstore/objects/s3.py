@@ -1,7 +1,7 @@
 """
 Objects in an S3 bucket, on AWS or any server that speaks its protocol.
 
-obstore carries small objects, listings, deletes and copies; large files, reads in blocks, and whatever needs an upload
+obstore carries small objects, deletes and copies; listings, large files, reads in blocks, and whatever needs an upload
 id or headers that obstore cannot send go out over a wire of our own. Both are configured from one
 :class:`AwsSettings`, take credentials from one provider, and never retry themselves: the one retry layer is ours.
 """
@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from asyncstore._core.concurrency import shielded
 from asyncstore._core.retry import DEFAULT_RETRY, RetryPolicy
 from asyncstore._core.threads import in_thread
 from asyncstore.aws.credentials import CredentialProvider
@@ -22,24 +23,28 @@ from asyncstore.objects._copies import COPY_LIMIT_BYTES, Copy
 from asyncstore.objects._endpoint import Endpoint
 from asyncstore.objects._errors import RangeIgnoredError
 from asyncstore.objects._files import FileUpload
+from asyncstore.objects._listing import Listing
 from asyncstore.objects._messages import metadata_headers
 from asyncstore.objects._multipart import PART_BYTES
 from asyncstore.objects._obstore import ObstoreObjectStore
 from asyncstore.objects._probe import Prober
 from asyncstore.objects._reading import RangeRead
 from asyncstore.objects._uploads import UploadRequests
+from asyncstore.objects._volley import Volley
 from asyncstore.objects._wire import NoConnectionError, Request, Sender, Wire
 from asyncstore.objects.base import ALONE, Capabilities, Condition, ObjectMeta, PendingUpload, Transfer
 from asyncstore.objects.bodies import PathBody
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+    import builtins
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
     from contextlib import AsyncExitStack
 
     from asyncstore.aws.settings import AwsSettings
     from asyncstore.objects._wire import Reply
     from asyncstore.objects.base import Sink
     from asyncstore.objects.bodies import FileBody
+    from asyncstore.objects.small import SmallObjects
 
 __all__ = ["S3ObjectStore"]
 
@@ -202,6 +207,18 @@ class S3ObjectStore(ObstoreObjectStore):
                 self._endpoint.ranges_seen_plain = True
         return await self._get_leniently(key, byte_range, etag)
 
+    def list(self, prefix: str) -> AsyncGenerator[Sequence[ObjectMeta], None]:
+        """List objects; see :meth:`ObjectStore.list`."""
+        return self._listing(prefix).objects()
+
+    async def list_all(self, prefix: str, *, cuts: Sequence[str] = ()) -> builtins.list[ObjectMeta]:
+        """List all objects at once; see :meth:`ObjectStore.list_all`."""
+        found = await self._listing(prefix).at_once(cuts) if cuts else None
+        return await super().list_all(prefix) if found is None else found
+
+    def _listing(self, prefix: str) -> Listing:
+        return Listing(self._run, prefix, f"list {self._at(prefix)}", self._retry)
+
     async def put_file(
         self,
         key: str,
@@ -226,6 +243,30 @@ class S3ObjectStore(ObstoreObjectStore):
         if body.size_bytes <= SINGLE_PUT_LIMIT_BYTES:
             return await upload.whole(self._requests, self._run)
         return await upload.in_parts(self._uploads, self._settle, self.location, settings.endpoint or "")
+
+    async def together(self, work: Callable[[SmallObjects], R], *, writes: Iterable[str] = ()) -> R:
+        """Do small requests, many at once in one thread; see :meth:`ObjectStore.together`."""
+        self._check_open()
+        if self._abandoned:
+            # None of these may land after what is written now.
+            for key in writes:
+                await self._begin(key, writes=True)
+        await self._credentials.get()
+        settings = self._settings
+        sender = Sender(self._wire, self._credentials)
+        volley = Volley(sender, self._at, write_headers(settings), settings.user_metadata)
+        call = self._pool.call(lambda: work(volley))
+        try:
+            return await call
+        except asyncio.CancelledError:
+            end = self._pool.abandon(call)
+            try:
+                # It waits for a file that is being written, and not for the storage.
+                await shielded(in_thread(volley.abandon))
+            finally:
+                if end is not None:
+                    self._abandon(volley.writing, end)
+            raise
 
     async def list_uploads(self, prefix: str) -> Sequence[PendingUpload]:
         """List unfinished uploads; see :meth:`ObjectStore.list_uploads`."""

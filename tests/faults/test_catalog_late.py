@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from asyncstore._core.traffic import Crowd, Window
+from asyncstore._core.traffic import Window
 from asyncstore.catalog import S3Catalog
 from asyncstore.catalog._landing import Landing
 from asyncstore.errors import AsyncStoreError
@@ -118,13 +118,13 @@ def raised_by(call: Callable[..., object], *arguments: Any) -> BaseException | N
     return None
 
 
-@pytest.mark.parametrize("limit", ["window", "crowd"])
-async def test_a_turn_does_not_come_to_one_who_has_just_been_cancelled(limit: str) -> None:
-    window, crowd = Window(1), Crowd(1)
+@pytest.mark.parametrize("several", [False, True])
+async def test_a_turn_does_not_come_to_one_who_has_just_been_cancelled(several: bool) -> None:
+    window = Window(1)
     over = asyncio.Event()
 
     async def hold() -> None:
-        async with window.request() if limit == "window" else crowd.place():
+        async with window.several(3) if several else window.request():
             await over.wait()
 
     async with asyncio.timeout(DEADLINE_S):
@@ -141,4 +141,4 @@ async def test_a_turn_does_not_come_to_one_who_has_just_been_cancelled(limit: st
             task.cancel()
         await asyncio.wait(tasks)
     assert ends == [True, True, False]
-    assert (window._taken, crowd._taken, len(window._waiting), len(crowd._waiting)) == (0, 0, 0, 0)
+    assert (window._taken, len(window._waiting)) == (0, 0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
+import mmap
 import os
 import shutil
 import socket
@@ -11,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from asyncstore.catalog import _upload
+from asyncstore.catalog._body import hash_file
 from asyncstore.errors import IntegrityError, NotFoundError, TransferError, UnavailableError, UnsafePathError
 from asyncstore.testing.s3_stub import CHEAP
 from asyncstore.testing.s3_stub._control import changed
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from asyncstore.catalog._body import Hashed
+    from asyncstore.catalog._scan import LocalFile
     from asyncstore.testing.s3_stub import StubServer
     from asyncstore.testing.s3_stub._messages import Request
     from asyncstore.testing.servers import Bucket
@@ -215,6 +221,39 @@ async def test_a_file_that_is_not_as_it_was_planned_fails_alone(
         kind = NotFoundError if change is vanish else IntegrityError
         await failing(scene.catalog.run(plan), kind, scene)
         scene.check_stored(None)
+
+
+def dirty(path: Path) -> mmap.mmap:
+    """Map a file and write to its last page, whose further changes do not touch the file's times."""
+    with path.open("r+b") as opened:
+        mapped = mmap.mmap(opened.fileno(), 0)
+    mapped[-9] ^= 1
+    return mapped
+
+
+@pytest.mark.parametrize("size", ["medium", "large"])
+@pytest.mark.parametrize("checksums", ["checked", "ignored"])
+async def test_a_change_that_the_times_do_not_show_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str, checksums: str
+) -> None:
+    async with watched_scene(tmp_path, SIZES[size]) as scene:
+        path = scene.source / VICTIM
+        scene.stub.behaviour = changed(scene.stub.behaviour, {"checksums": checksums})
+        with await asyncio.to_thread(dirty, path) as mapped:
+            seen = path.stat()
+
+            def hash_then_change(file: LocalFile, stop: Callable[[], bool], *, summed: bool) -> Hashed:
+                hashed = hash_file(file, stop, summed=summed)
+                if file.path == str(path):
+                    mapped[-9] ^= 1
+                return hashed
+
+            monkeypatch.setattr(_upload, "hash_file", hash_then_change)
+            error = await failing(scene.put(), IntegrityError, scene)
+            assert path.stat().st_mtime_ns == seen.st_mtime_ns, "this change is to be one that only the bytes show"
+        assert f"{str(path)!r} changed while it was read" in str(error)
+        scene.check_stored(None)
+        assert not scene.content.uploads
 
 
 @pytest.mark.parametrize("change", CHANGES)

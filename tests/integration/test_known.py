@@ -377,3 +377,24 @@ def test_the_folder_is_the_user_s_choice(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert cache_folder() == Known().folder == tmp_path / "mine"
     monkeypatch.setenv("ASYNCSTORE_CACHE_DIR", "mine")
     assert cache_folder() == Path.cwd() / "mine"
+
+
+def test_keys_that_cut_what_is_known_into_ranges(known: Known) -> None:
+    assert known.cuts_at("place", "run/", least=10, most=4) == []
+    keys = [f"run/{number:03d}" for number in range(100)]
+    objects = [(key, '"e"', 10, digest(1)) for key in [*keys, "rum", "run", "run-2/a", "ruo"]]
+    known.remember_objects("place", objects)
+    assert known.cuts_at("place", "run/", least=100, most=4) == []
+    assert known.cuts_at("place", "run/", least=99, most=4) == ["run/098"]
+    assert known.cuts_at("place", "run/", least=25, most=4) == ["run/024", "run/049", "run/074"]
+    assert known.cuts_at("place", "run/", least=10, most=4) == ["run/029", "run/059", "run/089"]
+    assert known.cuts_at("elsewhere", "run/", least=10, most=4) == []
+
+
+def test_a_file_under_many_names_is_known_under_each(known: Known) -> None:
+    names = [f"f{number}" for number in range(2000)]
+    twins = [local_file(1)._replace(name=name) for name in names]
+    known.remember_files([(twins[0], digest(1))])
+    assert known.digests_of(twins) == dict.fromkeys(names, digest(1))
+    other = local_file(1, size_bytes=11)._replace(name="other")
+    assert known.digests_of([*twins, other]) == dict.fromkeys(names, digest(1))

@@ -14,12 +14,13 @@ from asyncstore.objects import _copies, s3
 from asyncstore.objects._wire import Request
 from asyncstore.objects.base import ALONE, NEW
 from asyncstore.objects.s3 import S3ObjectStore
+from asyncstore.objects.small import Job, SmallPut
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from asyncstore.objects.base import BlockingObjects
+    from asyncstore.objects.small import SmallObjects
     from asyncstore.testing.servers import Bucket
 
 MIB = 1024 * 1024
@@ -58,8 +59,8 @@ async def test_every_way_of_writing_says_them(bucket: Bucket, tmp_path: Path, sm
     large.write_bytes(os.urandom(17 * MIB))
     small.write_bytes(b"1")
 
-    def put(objects: BlockingObjects) -> None:
-        objects.put("together", b"1", {"k": "v"})
+    def put(objects: SmallObjects) -> None:
+        objects.run(iter([Job(SmallPut("together", b"1", {"k": "v"}), lambda _: None)]), lambda: 1)
 
     async with objects_of(bucket) as plain:
         await plain.put("from", b"1", metadata={"k": "v"})

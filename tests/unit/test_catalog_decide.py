@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from asyncstore.catalog import TransferPlan
-from asyncstore.catalog._decide import Sides, decide_get, decide_put, decide_sync, doubts_of_put
+from asyncstore.catalog._decide import Sides, decide_get, decide_put, decide_sync, doubts_of_put, same_on_both_sides
 from asyncstore.catalog._plan import PlannedFile
 from asyncstore.catalog._scan import Identity, LocalFile
 from asyncstore.errors import InvalidValueError
@@ -127,3 +127,25 @@ def test_a_plan_is_summed_up() -> None:
     made = plan(PlannedFile("a", "upload", 5, ""), PlannedFile("b", "skip", 7, ""), PlannedFile("c", "upload", 1, ""))
     assert made.counts() == {"upload": 2, "skip": 1}
     assert made.moved_bytes == 6
+
+
+def test_what_is_the_same_on_both_sides_is_what_would_be_skipped() -> None:
+    objects = {name: stored(name, size=size) for name, size in (("a", 3), ("b", 3), ("c", 4), ("d", 3))}
+    files = [local(name) for name in ("a", "b", "c", "d", "e")]
+    digests = dict.fromkeys("abcd", "x")
+    known = Sides(objects, local=digests, remote={objects["a"].key: "x", objects["b"].key: "y", objects["c"].key: "x"})
+    same = same_on_both_sides(files, objects, known)
+    assert same == {"a": (3, "x")}
+    assert [file.name for file in files if decide_put(file, known).action == "skip"] == [*same]
+    present = {file.name: file for file in files}
+    wanted = [decide_get(name, meta, present, known) for name, meta in objects.items()]
+    assert [file.name for file in wanted if file.action == "skip"] == [*same]
+    assert same_on_both_sides(files, objects, Sides(objects, local={"a": ""}, remote={objects["a"].key: ""})) == {}
+
+
+def test_doubts_are_the_same_with_and_without_a_base() -> None:
+    files = [local("same"), local("larger", size=9), local("new")]
+    existing = {"same": stored("same"), "larger": stored("larger")}
+    expected = doubts_of_put(files, Sides(existing, {"other": stored("other")}, {}))
+    assert doubts_of_put(files, Sides(existing)) == expected
+    assert [file.name for file in expected.files] == ["same"]

@@ -132,3 +132,17 @@ def test_clashes() -> None:
     assert list(clashes(["e\u0301", "é"], fold)) == [("e\u0301", "é")]
     assert list(clashes(["A", "a/x"], fold)) == [("A", "a/x")]
     assert not list(clashes(["a", "b", "c/d", "c/e"], fold))
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a", "b/c", "b/d/e", "f"], set()),
+        (["a", "a"], {("a", "a")}),
+        (["b/c/d/e", "x", "b"], {("b", "b/c/d/e")}),
+        (["b/c", "b/c/d/e", "b/x"], {("b/c", "b/c/d/e")}),
+        (["/a", ""], {("", "/a")}),
+    ],
+)
+def test_names_of_which_only_one_can_exist(names: list[str], expected: set[tuple[str, str]]) -> None:
+    assert set(clashes(names)) == set(clashes(names, lambda name: name)) == expected

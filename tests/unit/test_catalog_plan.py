@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncstore.catalog._plan import BATCH_BYTES, BATCH_FILES, batches, ranges
+from asyncstore.catalog._plan import BATCH_BYTES, BATCH_FILES, Decided, PlannedFile, TransferPlan, batches, ranges
 from asyncstore.catalog._tally import Tally, TransferProgress
 from asyncstore.errors import AccessDeniedError, IntegrityError, TransferError
 
@@ -92,3 +92,30 @@ def test_a_tally_without_failures_ends_quietly() -> None:
     tally.done("a")
     tally.finish("get from", "there")
     assert "1 done" in repr(tally)
+
+
+def test_a_tally_counts_what_is_the_same_on_both_sides() -> None:
+    told: list[TransferProgress] = []
+    tally = Tally({"b": 20, "d": 5}, told.append)
+    tally.skip("d")
+    tally.add_same(2, 30, "c")
+    assert (told[-1].name, told[-1].files_done, told[-1].files_skipped, told[-1].files_total) == ("c", 3, 3, 4)
+    assert (told[-1].bytes_done, told[-1].bytes_total) == (35, 55)
+    with tally.failing("b"):
+        tear()
+    with pytest.raises(TransferError, match="1 of 4 files failed") as caught:
+        tally.finish("put into", "there", same=["a", "c"])
+    assert caught.value.skipped == ("a", "c", "d")
+
+
+def test_what_was_decided_becomes_a_plan_by_name() -> None:
+    moves = TransferPlan("put", "run", "data/", "/data", "there", (PlannedFile("b", "upload", 2, "new"),))
+    decided = Decided(moves, {"c": (3, "y"), "a": (1, "x")})
+    assert [(file.name, file.action, file.size_bytes, file.digest) for file in decided.plan().files] == [
+        ("a", "skip", 1, "x"),
+        ("b", "upload", 2, ""),
+        ("c", "skip", 3, "y"),
+    ]
+    assert decided.plan().files[0] == PlannedFile("a", "skip", 1, "same contents", "x")
+    assert TransferPlan.from_json(decided.plan().to_json()) == decided.plan()
+    assert Decided(moves, {}).plan() == moves

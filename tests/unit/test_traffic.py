@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from asyncstore._core.traffic import MIB, Budget, Charge, Crowd, Rate, Window, charge_down, charge_up
+from asyncstore._core.traffic import MIB, SHRINK, Budget, Charge, Rate, Window, charge_down, charge_up
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
 
 LINE = 100.0
 
@@ -148,7 +148,9 @@ def test_loops_of_several_threads_share_it() -> None:
 
 async def test_a_window_shrinks_when_it_is_refused_and_grows_when_it_is_served() -> None:
     window = Window(10)
-    async with window.request() as number:
+    async with window.several(10) as granted:
+        assert granted == 10
+        number = window.begin()
         window.refused(number)
         assert window.limit == 7
         # One that was begun before it was heeded tells nothing new.
@@ -158,10 +160,33 @@ async def test_a_window_shrinks_when_it_is_refused_and_grows_when_it_is_served()
         async with window.request() as number:
             window.refused(number)
     assert window.limit == 1
-    window.served(3)
-    assert window.limit == 4
+    # One more for each round in which all went well.
+    for limit in range(2, 10):
+        window.served(limit)
+        assert window.limit == limit
     window.served(1000)
     assert window.limit == 10
+
+
+async def test_what_was_not_under_way_is_no_measure_of_what_is_too_much() -> None:
+    window = Window(64)
+    async with window.several(3):
+        window.refused(window.begin())
+    assert window.limit == int(2 * 3 * SHRINK)
+
+
+async def test_several_get_what_there_is_room_for() -> None:
+    window = Window(10)
+    async with window.several(6) as first, window.several(6) as second:
+        assert (first, second) == (6, 4)
+        assert not window.crowded
+        third = asyncio.create_task(window.several(6).__aenter__())
+        await settle()
+        assert window.crowded
+        third.cancel()
+        await asyncio.wait([third])
+    async with window.several(100) as all_of_it:
+        assert all_of_it == 10
 
 
 async def test_requests_beyond_the_window_wait_for_their_turn() -> None:
@@ -185,9 +210,12 @@ async def test_requests_beyond_the_window_wait_for_their_turn() -> None:
     assert repr(window) == "<Window 0/2.0 requests, 0 waiting>"
 
 
-@pytest.mark.parametrize("gate", [lambda: Window(1).request, lambda: Crowd(1).place])
-async def test_all_who_hold_and_wait_may_be_cancelled_at_once(gate: Callable[[], Any]) -> None:
-    enter = gate()
+@pytest.mark.parametrize("several", [False, True])
+async def test_all_who_hold_and_wait_may_be_cancelled_at_once(several: bool) -> None:
+    window = Window(1)
+
+    def enter() -> AbstractAsyncContextManager[int]:
+        return window.several(3) if several else window.request()
 
     async def work() -> None:
         async with enter():
@@ -200,64 +228,7 @@ async def test_all_who_hold_and_wait_may_be_cancelled_at_once(gate: Callable[[],
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
     async with enter():
-        assert "1/1" in repr(enter.__self__) or "1/1.0" in repr(enter.__self__)
-
-
-# The crowd.
-
-
-class Clocks:
-    def __init__(self) -> None:
-        self.cpu_s = self.now_s = 0.0
-        self.crowd = Crowd(64, cpu_s=lambda: self.cpu_s, now_s=lambda: self.now_s)
-
-    async def pass_time(self, seconds: float, *, busy: float, items_s: list[float]) -> int:
-        async with self.crowd.place():
-            self.now_s += seconds
-            self.cpu_s += seconds * busy
-            self.crowd.timed(items_s)
-        return self.crowd.limit
-
-
-async def test_threads_that_wait_for_each_other_become_fewer() -> None:
-    clocks = Clocks()
-    for expected in (32, 16, 12, 12):
-        assert await clocks.pass_time(0.1, busy=1.2, items_s=[0.001, 0.01]) == expected
-    # Somewhat in each other's way is not worth a change.
-    assert await clocks.pass_time(0.1, busy=1.2, items_s=[0.001, 0.005]) == 12
-    # They wait for the server now.
-    for expected in (24, 48, 64, 64):
-        assert await clocks.pass_time(0.1, busy=0.2, items_s=[0.02, 0.3]) == expected
-    # Too short a time tells nothing, nor do no items.
-    assert await clocks.pass_time(0.01, busy=1.2, items_s=[0.001, 0.1]) == 64
-    assert await clocks.pass_time(0.01, busy=1.2, items_s=[]) == 64
-
-
-async def test_threads_that_wait_for_a_server_stay_as_many_though_the_processor_is_busy() -> None:
-    clocks = Clocks()
-    for _ in range(5):
-        assert await clocks.pass_time(0.1, busy=1.0, items_s=[0.02, 0.022, 0.03]) == 64
-
-
-async def test_a_crowd_lets_in_as_many_as_there_is_room_for() -> None:
-    crowd, go = Crowd(2), asyncio.Event()
-    log: list[str] = []
-
-    async def work(name: str) -> None:
-        async with crowd.place():
-            log.append(name)
-            await go.wait()
-
-    tasks = [asyncio.create_task(work(name)) for name in "abcd"]
-    await settle()
-    assert log == ["a", "b"]
-    tasks[2].cancel()
-    tasks[1].cancel()
-    await settle()
-    assert log == ["a", "b", "d"]
-    go.set()
-    await asyncio.wait(tasks)
-    assert "0 waiting" in repr(crowd)
+        assert "1/1.0" in repr(window)
 
 
 # The rate.

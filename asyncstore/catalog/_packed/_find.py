@@ -78,10 +78,11 @@ async def find_listed(
     far = [above for above in outside if len(above) < len(place.folder)]
     first = {"always": outside, "needed": near, "shown": []}[look]
     listed, indices = await both(listing, lambda: list_indices(lane, _run_root(place), first))
-    indices = [*indices, *(meta for meta in listed.objects if is_index(meta.key))]
+    indices = [*indices, *(meta for meta in listed.objects if PACKS in meta.key and is_index(meta.key))]
     if f"{place.root}{folder}{RESERVED}/" in listed.folders:
         indices += await list_indices(lane, _run_root(place), [place.folder + folder])
-    found = {**await _read(lane, place, indices), **_by_name(place, listed.objects)}
+    packed = await _read(lane, place, indices)
+    found = {**packed, **await in_thread(_by_name, place, listed.objects)}
     if look == "needed" and far and not found:
         found = dict(await _read(lane, place, await list_indices(lane, _run_root(place), far)))
     return found | _folders(place, listed.folders)
@@ -174,7 +175,11 @@ async def _read_one(lane: Lane, meta: ObjectMeta) -> FoundIndex | None:
 
 def _by_name(place: Place, metas: Iterable[ObjectMeta]) -> dict[str, ObjectMeta]:
     # A marker of the very folder that is listed is shown as a key above it.
-    return {place.name_of(meta.key): meta for meta in metas if meta.key.startswith(place.root) and not is_own(meta.key)}
+    root = place.root
+    start = len(root)
+    return {
+        key[start:]: meta for meta in metas if (key := meta.key).startswith(root) and not (PACKS in key and is_own(key))
+    }
 
 
 def _folders(place: Place, folders: Iterable[str]) -> dict[str, ObjectMeta]:

@@ -1,0 +1,300 @@
+"""
+Small objects, moved many at once by few threads.
+
+A crew is a thread that has many requests under way at the same time, so what costs time is the processor and not the
+waiting, and one crew is enough unless the local disk is slow. What an object comes to is told to the event loop every
+now and then, in portions. An object whose request fails for the moment is left for the next round, when all others have
+had their turn; a round in which nothing succeeds is followed by a pause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
+
+from asyncstore._core.concurrency import for_each
+from asyncstore._core.retry import retrying
+from asyncstore.catalog._lane import PATIENCE
+from asyncstore.catalog._shares import Sized
+from asyncstore.catalog._tally import HOPELESS, FileError
+from asyncstore.errors import AsyncStoreError, UnavailableError
+from asyncstore.objects.small import Job
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from asyncstore._core.traffic import Charge
+    from asyncstore.catalog._lane import Passage
+    from asyncstore.catalog._shares import Share
+    from asyncstore.catalog._tally import Tally
+    from asyncstore.objects.small import SmallObjects, SmallVerb
+
+__all__ = ["Hands", "SmallMoves", "move_small"]
+
+MOST_CREWS = 8
+
+TELL_S = 0.02
+"""How often the loop is told what has become of objects: each time it interrupts the crews."""
+
+PORTION = 256
+"""What the loop takes note of at a time, before it does something else."""
+
+STREAK = 8
+"""So many failures for the moment, one after another, end a round: the storage is not there."""
+
+DISK_SHARE = 0.5
+"""Share of its time that a crew spends in local files, from which on another one helps..."""
+
+BUSY = 0.7
+"""... unless the process keeps so much of a processor busy: then it is that for which it waits."""
+
+
+S = TypeVar("S", bound=Sized)
+D = TypeVar("D")
+S_contra = TypeVar("S_contra", contravariant=True)
+D_co = TypeVar("D_co", covariant=True)
+
+Outcome: TypeAlias = "D | AsyncStoreError | FileError"
+"""What came of an object: done, refused by the storage, or failed on the local side."""
+
+
+class Hands(Protocol[S_contra, D_co]):
+    """Moves small objects in one thread."""
+
+    def begin(self, item: S_contra, /) -> SmallVerb | FileError:
+        """Make an object ready, and return what to ask of the storage."""
+        ...
+
+    def end(self, item: S_contra, verb: Any, answer: Any, /) -> D_co | AsyncStoreError | FileError:
+        """Take what the storage answers."""
+        ...
+
+
+@dataclass(frozen=True)
+class SmallMoves(Generic[S, D]):
+    """How small objects are moved."""
+
+    hands: Callable[[SmallObjects], AbstractContextManager[Hands[S, D]]]
+    """Gives what moves some of them, in a thread."""
+    note: Callable[[S, D], None]
+    """Takes note on the loop of one that was moved."""
+    name_of: Callable[[S], str]
+    """What an object is called in the tally."""
+    charge: Callable[[int, int], Charge]
+    """What a request with a payload, which holds some memory, takes of the budget."""
+    key_written: Callable[[S], str] | None = None
+    """The key that moving an object writes, if it does."""
+    after: Callable[[], Awaitable[None]] | None = None
+    """Awaited every few thousand objects."""
+
+
+async def move_small(moves: SmallMoves[S, D], items: Sequence[S], passage: Passage, tally: Tally) -> None:
+    """
+    Move small objects; failures are in the tally.
+
+    Raises:
+        AsyncStoreError: what stops all of them.
+    """
+    state = _State(deque(items), passage.lane.workers)
+    while state.waiting:
+        try:
+            await retrying(partial(_fruitful_round, moves, state, passage, tally), PATIENCE)
+        except _HopelessError as error:
+            raise error.cause from error.cause.__cause__
+        except UnavailableError:
+            if not state.moved or len(state.waiting) >= STREAK:
+                raise
+            # The others are done, so it is nothing but these.
+            for item in state.waiting:
+                name = moves.name_of(item)
+                tally.fail(name, state.failures[name][0])
+            return
+
+
+class _HopelessError(Exception):
+    """What stops all, on its way past those who would try it again."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+@dataclass
+class _State(Generic[S]):
+    """What is still to be moved."""
+
+    waiting: deque[S]
+    workers: int
+    moved: int = 0
+    failures: dict[str, tuple[UnavailableError, int]] = field(default_factory=dict)
+    """Of those that have failed for the moment, by name: why, and how often."""
+
+
+async def _fruitful_round(moves: SmallMoves[S, D], state: _State[S], passage: Passage, tally: Tally) -> None:
+    """Do a round; raises if objects failed for the moment and none was moved."""
+    mark, waiting = state.moved, state.waiting
+    this_round = _Round(moves, state, passage, tally)
+    try:
+        await this_round.run()
+    finally:
+        waiting.extend(this_round.again)
+    if this_round.again and state.moved == mark:
+        raise state.failures[moves.name_of(this_round.again[-1])][0]
+
+
+class _Round(Generic[S, D]):
+    """Every object that waits is tried once, unless the storage is not there."""
+
+    def __init__(self, moves: SmallMoves[S, D], state: _State[S], passage: Passage, tally: Tally) -> None:
+        self._moves = moves
+        self._state = state
+        self._passage = passage
+        self._tally = tally
+        self._loop = asyncio.get_running_loop()
+        self._outcomes: deque[tuple[S, Outcome[D]]] = deque()
+        self._telling = False
+        self._told_s = time.monotonic()
+        self._streak = 0
+        self._halted = False
+        self._error: BaseException | None = None
+        self._local_s = 0.0
+        mean = sum(item.size_bytes for item in state.waiting) // max(1, len(state.waiting))
+        self._charge = moves.charge(mean, mean)
+        self._looked = (self._told_s, time.process_time(), 0.0)
+        self._wanted = [asyncio.Event() for _ in range(MOST_CREWS)]
+        self.again: list[S] = []
+        """What failed for the moment."""
+
+    async def run(self) -> None:
+        """Do it."""
+        self._wanted[0].set()
+        await for_each(self._crew, range(MOST_CREWS), limit=MOST_CREWS)
+        if self._error is not None:
+            raise _HopelessError(self._error)
+
+    async def _crew(self, number: int) -> None:
+        await self._wanted[number].wait()
+        try:
+            while self._state.waiting and not self._halted:
+                await self._volley()
+        finally:
+            for wanted in self._wanted:
+                wanted.set()
+
+    async def _volley(self) -> None:
+        moves = self._moves
+        async with self._passage.share(self._state.waiting, self._charge) as share:
+            writes = map(moves.key_written, list(share.items)) if moves.key_written else ()
+            try:
+                await self._passage.lane.store.together(partial(self._work, share), writes=writes)
+            finally:
+                self._take_note(len(self._outcomes))
+        if moves.after is not None:
+            await moves.after()
+
+    def _work(self, share: Share[S], objects: SmallObjects) -> None:
+        with self._moves.hands(objects) as hands:
+            objects.run(self._jobs(share, hands), share.at_once)
+
+    def _jobs(self, share: Share[S], hands: Hands[S, D]) -> Iterator[Job]:
+        window = self._passage.lane.window
+        while not (self._halted or share.over()):
+            try:
+                item = share.items.popleft()
+            except IndexError:
+                return
+            began_s = time.perf_counter()
+            verb = hands.begin(item)
+            self._local_s += time.perf_counter() - began_s
+            number = window.begin()
+            if isinstance(verb, FileError):
+                self._settle(item, verb, number)
+                continue
+            share.take(item.size_bytes)
+            yield Job(verb, partial(self._answered, share, hands, item, verb, number))
+
+    def _answered(
+        self, share: Share[S], hands: Hands[S, D], item: S, verb: SmallVerb, number: int, answer: Any
+    ) -> None:
+        share.give_back(item.size_bytes)
+        if not isinstance(answer, AsyncStoreError):
+            began_s = time.perf_counter()
+            answer = hands.end(item, verb, answer)
+            self._local_s += time.perf_counter() - began_s
+        self._settle(item, answer, number)
+
+    def _settle(self, item: S, outcome: Outcome[D], number: int) -> None:
+        """Note what came of an object, in a crew's thread."""
+        if isinstance(outcome, UnavailableError):
+            self._streak += 1
+            if outcome.throttled:
+                # At once, or as many again would be refused before the loop hears of it.
+                self._passage.lane.window.refused(number)
+            self._halted = self._halted or self._streak >= max(STREAK, self._state.workers)
+        elif isinstance(outcome, HOPELESS) or (isinstance(outcome, FileError) and outcome.concerns_all):
+            self._halted = True
+        else:
+            self._streak = 0
+        self._outcomes.append((item, outcome))
+        now_s = time.monotonic()
+        if not self._telling and now_s - self._told_s > TELL_S:
+            self._telling = True
+            self._told_s = now_s
+            self._loop.call_soon_threadsafe(self._told)
+
+    def _told(self) -> None:
+        self._telling = False
+        self._take_note(PORTION)
+        if self._outcomes and not self._telling:
+            self._telling = True
+            self._loop.call_soon(self._told)
+        self._look()
+
+    def _take_note(self, most: int) -> None:
+        """Note on the loop what came of objects."""
+        window, moved = self._passage.lane.window, 0
+        for _ in range(min(most, len(self._outcomes))):
+            item, outcome = self._outcomes.popleft()
+            if isinstance(outcome, UnavailableError):
+                self._fail_for_now(item, outcome)
+                continue
+            moved += 1
+            try:
+                with self._tally.failing(self._moves.name_of(item)):
+                    if isinstance(outcome, AsyncStoreError | FileError):
+                        raise outcome
+                    self._moves.note(item, outcome)
+            except BaseException as error:
+                self._halted = True
+                self._error = self._error or error
+        if moved:
+            self._state.moved += moved
+            window.served(moved)
+
+    def _fail_for_now(self, item: S, error: UnavailableError) -> None:
+        failures, name = self._state.failures, self._moves.name_of(item)
+        tries = 1 + (failures[name][1] if name in failures else 0)
+        if not error.throttled and PATIENCE.attempts is not None and tries >= PATIENCE.attempts and self._state.moved:
+            self._tally.fail(name, error)
+            return
+        failures[name] = error, tries
+        self._tally.retry()
+        self.again.append(item)
+
+    def _look(self) -> None:
+        """Let another crew help if this is worth it."""
+        then_s, cpu_s, local_s = self._looked
+        now_s, now_cpu_s = time.monotonic(), time.process_time()
+        passed_s = now_s - then_s
+        if passed_s < 2 * TELL_S:
+            return
+        self._looked = (now_s, now_cpu_s, self._local_s)
+        at_work = sum(wanted.is_set() for wanted in self._wanted)
+        if (now_cpu_s - cpu_s) / passed_s < BUSY and (self._local_s - local_s) / passed_s > DISK_SHARE * at_work:
+            for wanted in self._wanted[at_work : 2 * at_work]:
+                wanted.set()
