@@ -112,6 +112,7 @@ class Capabilities:
 
 
 FULL = Capabilities(create=True, match=True)
+NO_CHECKSUMS = Capabilities(create=True, match=True, checksums=False)
 
 Sink: TypeAlias = "Callable[[memoryview, int], None]"
 """Takes a block of an object and the offset of its first byte."""
@@ -217,7 +218,7 @@ class ObjectStore(Resource):
         Where that can only be found out by writing, and writing is denied, everything is said to be honoured: the next
         conditional write is denied too, or finds out. No reading verb asks.
         """
-        return FULL
+        return NO_CHECKSUMS
 
     @abstractmethod
     async def put(
