@@ -240,6 +240,8 @@ class Connection:
     def _send_all(self, head: bytes, body: Body) -> Wait[bool]:
         """Send a request; return whether all of it has gone, and not an answer come before that."""
         if isinstance(body, bytes | memoryview):
+            # Others that are ready go on first, and then all requests leave together: the server is woken up once.
+            yield from self._ready(WRITE)
             return (yield from self._send([head, body]))
         waiting: bytes | memoryview = head
         for block in body:
