@@ -3,61 +3,89 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
+import os
 import sys
 import threading
-from collections import defaultdict, deque
+import weakref
+from bisect import bisect_left, insort
 
-__all__ = ["allocate"]
+__all__ = ["Arena", "allocate"]
 
 _PAGE_BYTES = 2 * 1024 * 1024
-_KEPT_LIMIT_BYTES = 2 * 1024**3
-_LOOK_LIMIT = 8
+_ARENA_BYTES = 4 * 1024**3
 
 
 def allocate(size_bytes: int) -> memoryview:
     """Return writable memory, filled with anything; it is free for others when the last view of it is gone."""
     if size_bytes < _PAGE_BYTES or sys.platform != "linux":
         return memoryview(bytearray(size_bytes))
-    return _POOL.take(-(-size_bytes // _PAGE_BYTES) * _PAGE_BYTES)[:size_bytes]
+    return _ARENA.take(size_bytes)
 
 
-class _Pool:
-    """Areas by size, in use or not; beyond a limit, areas go back to the system after use."""
+class Arena:
+    """
+    One stretch of memory that bodies of all sizes are cut from, the lowest place first, so that it is touched once.
 
-    def __init__(self) -> None:
-        self._areas: defaultdict[int, deque[mmap.mmap]] = defaultdict(deque)
-        self._kept_bytes = 0
-        # A process may have servers in several threads.
-        self._lock = threading.Lock()
+    What does not fit in it is mapped for itself, and goes back to the system after use.
+
+    Args:
+        size_bytes: how much is kept at most; nothing is taken of it before it is used.
+    """
+
+    def __init__(self, size_bytes: int) -> None:
+        self._size_bytes = size_bytes
+        self._area: mmap.mmap | None = None
+        self._free: list[tuple[int, int]] = [(0, size_bytes)]
+        # Reentrant, as what is let go of here may be the last view of something. A process may have servers in several
+        # threads.
+        self._lock = threading.RLock()
 
     def take(self, size_bytes: int) -> memoryview:
-        """Return an area that nobody views."""
+        """Return memory that nobody views."""
+        whole = -(-size_bytes // _PAGE_BYTES) * _PAGE_BYTES
         with self._lock:
-            areas = self._areas[size_bytes]
-            for _ in range(min(_LOOK_LIMIT, len(areas))):
-                areas.rotate(-1)
-                # Each view holds a reference.
-                if _references(areas) == _ALONE:
-                    return memoryview(areas[0])
-            area = _mapped(size_bytes)
-            if self._kept_bytes + size_bytes <= _KEPT_LIMIT_BYTES:
-                self._kept_bytes += size_bytes
-                areas.append(area)
-        return memoryview(area)
+            place = next((number for number, (start, end) in enumerate(self._free) if end - start >= whole), None)
+            if place is None:
+                return memoryview(_mapped(whole))[:size_bytes]
+            if self._area is None:
+                self._area = _mapped(self._size_bytes)
+            start, end = self._free.pop(place)
+            if end - start > whole:
+                self._free.insert(place, (start + whole, end))
+            # Views of it hold this, and nothing else does.
+            holder = (ctypes.c_char * size_bytes).from_buffer(self._area, start)
+        weakref.finalize(holder, self._give_back, start, start + whole)
+        return memoryview(holder).cast("B")
+
+    @property
+    def free_bytes(self) -> int:
+        """How much nobody views."""
+        with self._lock:
+            return sum(end - start for start, end in self._free)
+
+    def _give_back(self, start: int, end: int) -> None:
+        with self._lock:
+            place = bisect_left(self._free, (start, end))
+            if place < len(self._free) and self._free[place][0] == end:
+                end = self._free.pop(place)[1]
+            if place and self._free[place - 1][1] == start:
+                start = self._free.pop(place - 1)[0]
+            insort(self._free, (start, end))
 
 
 def _mapped(size_bytes: int) -> mmap.mmap:
-    area = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+    area = mmap.mmap(-1, size_bytes, flags=flags)
     # A kernel may have none.
     with contextlib.suppress(OSError):
         area.madvise(mmap.MADV_HUGEPAGE)
     return area
 
 
-def _references(areas: deque[mmap.mmap] | deque[object]) -> int:
-    return sys.getrefcount(areas[0])
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-_ALONE = _references(deque([object()]))
-_POOL = _Pool()
+_ARENA = Arena(min(_ARENA_BYTES, _memory_bytes() // 4 // _PAGE_BYTES * _PAGE_BYTES))
