@@ -34,6 +34,7 @@ __all__ = [
     "CONNECT_TIMEOUT_S",
     "READ",
     "READ_TIMEOUT_S",
+    "TURN",
     "WRITE",
     "BrokenError",
     "ConnectError",
@@ -45,6 +46,8 @@ R = TypeVar("R")
 
 READ = select.POLLIN
 WRITE = select.POLLOUT
+TURN = 0
+"""For nothing, but that others have gone on that are ready as well."""
 
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 60.0
@@ -240,8 +243,8 @@ class Connection:
     def _send_all(self, head: bytes, body: Body) -> Wait[bool]:
         """Send a request; return whether all of it has gone, and not an answer come before that."""
         if isinstance(body, bytes | memoryview):
-            # Others that are ready go on first, and then all requests leave together: the server is woken up once.
-            yield from self._ready(WRITE)
+            # A few that are ready leave together: the server is woken up once for all of them.
+            yield from self._ready(TURN)
             return (yield from self._send([head, body]))
         waiting: bytes | memoryview = head
         for block in body:

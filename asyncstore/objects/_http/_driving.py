@@ -6,12 +6,18 @@ import select
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+from asyncstore.objects._http._connection import TURN
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from asyncstore.objects._http._connection import Connection, Wait
 
 __all__ = ["run", "run_many"]
+
+GROUP = 8
+"""How many that are ready go on before those among them that let others go first: few, or all would be in step, and
+nothing be under way while their answers are taken care of."""
 
 R = TypeVar("R")
 
@@ -63,6 +69,8 @@ def run_many(begin: Callable[[int], Wait[None] | None], check: Callable[[], None
 
 
 def _is_ready(connection: Connection, check: Callable[[], None]) -> bool:
+    if connection.waits_for == TURN:
+        return True
     poller = select.poll()
     poller.register(connection.fileno(), connection.waits_for)
     deadline_s = time.monotonic() + connection.patience_s
@@ -90,6 +98,7 @@ class _Crowd:
     def __init__(self) -> None:
         self._poller = select.poll()
         self._members: dict[int, _Member] = {}
+        self._turns: list[_Member] = []
         self._look_at_s = 0.0
 
     def __len__(self) -> int:
@@ -99,13 +108,22 @@ class _Crowd:
         self._continue(_Member(wait))
 
     def go_on(self) -> None:
-        for descriptor, _ in self._poller.poll(SLICE_S * 1000):
-            self._continue(self._members[descriptor])
+        self._take_turns()
+        ready = self._poller.poll(SLICE_S * 1000)
+        for start in range(0, len(ready), GROUP):
+            for descriptor, _ in ready[start : start + GROUP]:
+                self._continue(self._members[descriptor])
+            self._take_turns()
         now_s = time.monotonic()
         if now_s > self._look_at_s:
             self._look_at_s = now_s + 10 * SLICE_S
             for member in [member for member in self._members.values() if now_s > member.deadline_s]:
                 self._continue(member, TimeoutError("timed out"))
+
+    def _take_turns(self) -> None:
+        turns, self._turns = self._turns, []
+        for member in turns:
+            self._continue(member)
 
     def close(self) -> None:
         for member in self._members.values():
@@ -124,6 +142,8 @@ class _Crowd:
             self._forget(member)
             member.descriptor = descriptor
             self._members[descriptor] = member
+        if connection.waits_for == TURN:
+            self._turns.append(member)
         self._poller.register(descriptor, connection.waits_for)
         member.deadline_s = time.monotonic() + connection.patience_s
 
