@@ -19,7 +19,7 @@ from asyncstore.objects._messages import (
 )
 from asyncstore.objects._multipart import MIB, Part, PartwiseUpload, plan_parts
 from asyncstore.objects._obstore import canonical_etag
-from asyncstore.objects._wire import Request
+from asyncstore.objects._requests import Request
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

@@ -16,8 +16,8 @@ from asyncstore.objects._journal import journal_name, open_journal
 from asyncstore.objects._messages import PartDone
 from asyncstore.objects._multipart import Part, PartwiseUpload, plan_parts
 from asyncstore.objects._obstore import canonical_etag
+from asyncstore.objects._requests import Request, Stream
 from asyncstore.objects._uploads import sending
-from asyncstore.objects._wire import Request, Stream
 from asyncstore.objects.bodies import SummedBody
 
 if TYPE_CHECKING:
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
     from asyncstore.objects._journal import Journal
     from asyncstore.objects._multipart import Settle
+    from asyncstore.objects._requests import Reply
     from asyncstore.objects._uploads import Run, UploadRequests
-    from asyncstore.objects._wire import Reply, Sender
+    from asyncstore.objects._wire import Sender
     from asyncstore.objects.base import Transfer
     from asyncstore.objects.bodies import FileBody
 

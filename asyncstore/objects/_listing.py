@@ -21,7 +21,7 @@ from asyncstore._core.concurrency import map_bounded
 from asyncstore._core.retry import RetryPolicy, retrying
 from asyncstore.objects._messages import answered, next_page
 from asyncstore.objects._obstore import canonical_etag
-from asyncstore.objects._wire import Request
+from asyncstore.objects._requests import Request
 from asyncstore.objects.base import ObjectMeta, check_key
 
 if TYPE_CHECKING:

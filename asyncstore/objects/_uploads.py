@@ -19,14 +19,15 @@ from asyncstore.objects._messages import (
     uploads_page,
 )
 from asyncstore.objects._obstore import canonical_etag
-from asyncstore.objects._wire import Request
+from asyncstore.objects._requests import Request
 from asyncstore.objects.base import PUT_ID
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from asyncstore.objects._messages import PartDone
-    from asyncstore.objects._wire import Reply, Sender
+    from asyncstore.objects._requests import Reply
+    from asyncstore.objects._wire import Sender
     from asyncstore.objects.base import PendingUpload
 
 __all__ = ["Run", "UploadRequests", "lane_of", "sending"]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from asyncstore.errors import AsyncStoreError, ClosedError, IntegrityError
 from asyncstore.objects._messages import described, metadata_headers
 from asyncstore.objects._obstore import canonical_etag
-from asyncstore.objects._wire import Errand, Reply, Request
+from asyncstore.objects._requests import Reply, Request
+from asyncstore.objects._wire import Errand
 from asyncstore.objects.base import check_key
 from asyncstore.objects.small import SmallGet, SmallHead, SmallPut, check_size
 

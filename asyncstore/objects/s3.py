@@ -29,9 +29,10 @@ from asyncstore.objects._multipart import PART_BYTES
 from asyncstore.objects._obstore import ObstoreObjectStore
 from asyncstore.objects._probe import Prober
 from asyncstore.objects._reading import RangeRead
+from asyncstore.objects._requests import NoConnectionError, Request
 from asyncstore.objects._uploads import UploadRequests
 from asyncstore.objects._volley import Volley
-from asyncstore.objects._wire import NoConnectionError, Request, Sender, Wire
+from asyncstore.objects._wire import Sender, Wire
 from asyncstore.objects.base import ALONE, Capabilities, Condition, ObjectMeta, PendingUpload, Transfer
 from asyncstore.objects.bodies import PathBody
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from contextlib import AsyncExitStack
 
     from asyncstore.aws.settings import AwsSettings
-    from asyncstore.objects._wire import Reply
+    from asyncstore.objects._requests import Reply
     from asyncstore.objects.base import Sink
     from asyncstore.objects.bodies import FileBody
     from asyncstore.objects.small import SmallObjects

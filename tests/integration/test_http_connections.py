@@ -12,13 +12,14 @@ import pytest
 from asyncstore.errors import AccessDeniedError, AsyncStoreError, ClosedError, UnavailableError
 from asyncstore.objects._http import _connection
 from asyncstore.objects._http._pool import Pool
-from asyncstore.objects._wire import NoConnectionError, Request, Stream, Wire
+from asyncstore.objects._requests import NoConnectionError, Request, Stream
+from asyncstore.objects._wire import Wire
 from tests._http_server import KEYS, PATIENCE_S, PlayedServer, deaf_port, nothing_left, ok, refusing_port, serve_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from asyncstore.objects._wire import Reply
+    from asyncstore.objects._requests import Reply
     from tests._http_server import Peer
 
 LARGE = bytes(16 * 1024 * 1024)

@@ -20,7 +20,7 @@ from asyncstore.errors import (
     UnavailableError,
 )
 from asyncstore.objects import _multipart, _uploads
-from asyncstore.objects._wire import Request
+from asyncstore.objects._requests import Request
 from asyncstore.objects.base import Transfer
 from asyncstore.objects.bodies import PathBody
 from asyncstore.objects.s3 import S3ObjectStore

@@ -25,7 +25,7 @@ from asyncstore.objects._http._origin import Origin
 from asyncstore.objects._http._pool import Pool
 from asyncstore.objects._http._signing import EMPTY_HASH, UNSIGNED, Signer
 from asyncstore.objects._messages import metadata_headers
-from asyncstore.objects._wire import Request, Stream, _Line, _Outgoing
+from asyncstore.objects._requests import Line, Outgoing, Request, Stream
 from asyncstore.testing._objects.base import HOSTILE_KEYS
 
 if TYPE_CHECKING:
@@ -55,16 +55,16 @@ urls = st.builds("{}://{}{}{}".format, st.sampled_from(["http", "https"]), hosts
 seconds = st.integers(0, LATEST)
 
 
-def line_to(url: str, region: str = "eu-west-1", *, now_s: Callable[[], float] = lambda: MOMENT) -> _Line:
+def line_to(url: str, region: str = "eu-west-1", *, now_s: Callable[[], float] = lambda: MOMENT) -> Line:
     parts = urlsplit(url)
     assert parts.hostname
     origin = Origin(parts.scheme, parts.hostname, parts.port or 80, parts.netloc)
-    return _Line(url, origin, Pool(origin, 1), Signer(origin.said, region, now_s=now_s))
+    return Line(url, origin, Pool(origin, 1), Signer(origin.said, region, now_s=now_s))
 
 
-def head_of(line: _Line, request: Request, keys: Credentials = KEYS) -> tuple[str, str, dict[str, str]]:
+def head_of(line: Line, request: Request, keys: Credentials = KEYS) -> tuple[str, str, dict[str, str]]:
     """Return method, target and headers, as the server reads them."""
-    raw = line._head(request, _Outgoing(request, lambda: None), keys)
+    raw = line._head(request, Outgoing(request, lambda: None), keys)
     assert raw.endswith(b"\r\n\r\n")
     first, *lines = raw[:-4].decode("latin-1").split("\r\n")
     method, target, version = first.split(" ")

@@ -178,13 +178,13 @@ async def test_what_was_not_under_way_is_no_measure_of_what_is_too_much() -> Non
 async def test_several_get_what_there_is_room_for() -> None:
     window = Window(10)
     async with window.several(6) as first, window.several(6) as second:
-        assert (first, second) == (6, 4)
-        assert not window.crowded
+        crowded = [window.crowded]
         third = asyncio.create_task(window.several(6).__aenter__())
         await settle()
-        assert window.crowded
+        crowded.append(window.crowded)
         third.cancel()
         await asyncio.wait([third])
+    assert (first, second, crowded) == (6, 4, [False, True])
     async with window.several(100) as all_of_it:
         assert all_of_it == 10
 
