@@ -60,6 +60,8 @@ def in_own_thread(function: Callable[[], R]) -> asyncio.Future[R]:
         outcome: tuple[R | None, BaseException | None]
         try:
             outcome = function(), None
+        except StopIteration as error:
+            outcome = None, RuntimeError(f"a call raised {error!r}, which no future can hold")
         except BaseException as error:
             outcome = None, error
         # Where the loop is closed nobody waits.

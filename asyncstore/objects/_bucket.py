@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
     from asyncstore.aws.settings import AwsSettings
 
-__all__ = ["bucket_url", "make_store", "read_ca_bundle", "write_headers"]
+__all__ = ["bucket_url", "check_bucket", "make_store", "read_ca_bundle", "write_headers"]
+
+_BUCKET = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9])?")
 
 REQUEST_TIMEOUT_S = 600
 """A whole request with its body; a stalled one is ended by the read timeout long before."""
@@ -79,6 +82,22 @@ def make_store(
                 "mend AWS_CA_BUNDLE, or what else the environment says of AWS"
             ) from error
         raise
+
+
+def check_bucket(bucket: str) -> None:
+    """
+    Do nothing if a bucket can have that name; others would be taken for a part of a host or a path.
+
+    The rules are those of S3 for buckets of any age; other servers have the same or stricter ones.
+
+    Raises:
+        ConfigurationError: none can.
+    """
+    if not _BUCKET.fullmatch(bucket) or ".." in bucket:
+        raise ConfigurationError(
+            f"s3_bucket {bucket!r} is no name of a bucket: letters, digits, '.', '-' and '_', 255 at most, "
+            "without 's3://' and without a prefix"
+        )
 
 
 def bucket_url(settings: AwsSettings, bucket: str) -> str:

@@ -49,7 +49,7 @@ _KEPT = {
     "expires",
     "x-amz-website-redirect-location",
 }
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?")
 
@@ -251,12 +251,15 @@ def _text(element: ET.Element, name: str) -> str:
 def _http_date(headers: Mapping[str, str]) -> datetime:
     try:
         return _parsed_date(headers["last-modified"])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         raise AsyncStoreError("the answer does not say when the object was written") from None
 
 
-# Many objects are written in the same second.
-_parsed_date = lru_cache(maxsize=256)(parsedate_to_datetime)
+@lru_cache(maxsize=256)
+def _parsed_date(text: str) -> datetime:
+    # Remembered, as many objects are written in the same second.
+    found = parsedate_to_datetime(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _iso_date(text: str) -> datetime:

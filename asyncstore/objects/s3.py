@@ -18,7 +18,7 @@ from asyncstore._core.retry import DEFAULT_RETRY, RetryPolicy
 from asyncstore._core.threads import in_thread
 from asyncstore.aws.credentials import CredentialProvider
 from asyncstore.errors import AsyncStoreError, ConfigurationError, ConflictError, IntegrityError
-from asyncstore.objects._bucket import bucket_url, make_store, read_ca_bundle, write_headers
+from asyncstore.objects._bucket import bucket_url, check_bucket, make_store, read_ca_bundle, write_headers
 from asyncstore.objects._copies import COPY_LIMIT_BYTES, Copy
 from asyncstore.objects._endpoint import Endpoint
 from asyncstore.objects._errors import RangeIgnoredError
@@ -63,7 +63,7 @@ class S3ObjectStore(ObstoreObjectStore):
     Objects of one bucket.
 
     Args:
-        bucket: the bucket's name; it must exist.
+        bucket: the bucket's name; it must exist. :class:`ConfigurationError` if no bucket can be called so.
         settings: endpoint, region, credentials, limits.
         probe_prefix: where :meth:`capabilities` may write and delete a probe object, ending in ``/`` or empty.
         retry: how long to keep trying.
@@ -81,6 +81,7 @@ class S3ObjectStore(ObstoreObjectStore):
         credentials: CredentialProvider | None = None,
     ) -> None:
         super().__init__(limit=settings.max_concurrency, retry=retry)
+        check_bucket(bucket)
         self._bucket = bucket
         self._settings = settings
         self._probe_prefix = probe_prefix
@@ -260,6 +261,7 @@ class S3ObjectStore(ObstoreObjectStore):
         try:
             return await call
         except asyncio.CancelledError:
+            sender.hang_up()
             end = self._pool.abandon(call)
             try:
                 # It waits for a file that is being written, and not for the storage.
