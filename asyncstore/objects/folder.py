@@ -350,7 +350,8 @@ class _SmallFiles:
 
     def run(self, jobs: Iterator[Job], at_once: Callable[[], int]) -> None:
         while not self._stop() and (job := next(jobs, None)) is not None:
-            self._store._check_open()
+            if self._store._state == "closed":
+                raise ClosedError(f"{self._store.location} was closed")
             try:
                 answer = self._do(job.verb)
             except AsyncStoreError as error:
