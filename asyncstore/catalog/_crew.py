@@ -167,6 +167,7 @@ class _Round(Generic[S, D]):
         self._charge = moves.charge(mean, mean)
         self._looked = (self._told_s, time.process_time(), 0.0)
         self._wanted = [asyncio.Event() for _ in range(MOST_CREWS)]
+        self._crews = 1
         self.again: list[S] = []
         """What failed for the moment."""
 
@@ -188,7 +189,7 @@ class _Round(Generic[S, D]):
 
     async def _volley(self) -> None:
         moves = self._moves
-        async with self._passage.share(self._state.waiting, self._charge) as share:
+        async with self._passage.share(self._state.waiting, self._charge, threads=self._crews) as share:
             writes = map(moves.key_written, list(share.items)) if moves.key_written else ()
             try:
                 await self._passage.lane.store.together(partial(self._work, share), writes=writes)
@@ -294,7 +295,8 @@ class _Round(Generic[S, D]):
         if passed_s < 2 * TELL_S:
             return
         self._looked = (now_s, now_cpu_s, self._local_s)
-        at_work = sum(wanted.is_set() for wanted in self._wanted)
-        if (now_cpu_s - cpu_s) / passed_s < BUSY and (self._local_s - local_s) / passed_s > DISK_SHARE * at_work:
-            for wanted in self._wanted[at_work : 2 * at_work]:
+        idle = (now_cpu_s - cpu_s) / passed_s < BUSY
+        if idle and (self._local_s - local_s) / passed_s > DISK_SHARE * self._crews:
+            self._crews = min(2 * self._crews, MOST_CREWS)
+            for wanted in self._wanted[: self._crews]:
                 wanted.set()

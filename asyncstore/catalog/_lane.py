@@ -107,9 +107,9 @@ class Lane:
             return None
 
     @asynccontextmanager
-    async def share(self, items: deque[S], charge: Charge) -> AsyncIterator[Share[S]]:
-        """Hold, within the block, a share of what may be under way, for many small requests."""
-        wanted = min(len(items), self.workers, most_at_once(charge))
+    async def share(self, items: deque[S], charge: Charge, *, threads: int = 1) -> AsyncIterator[Share[S]]:
+        """Hold, within the block, one thread's share of what may be under way, for many small requests."""
+        wanted = max(1, min(len(items), self.workers // threads, most_at_once(charge)))
         budget = process_budget()
         async with self.window.several(wanted) as granted:
             charged = charge_for_many(charge, granted)
@@ -251,9 +251,9 @@ class Passage:
         return Transfer(lambda _: self.lane.request(charge_up(0), on_retry=self._on_retry), limit=self.lane.workers)
 
     @asynccontextmanager
-    async def share(self, waiting: deque[S], charge: Charge) -> AsyncIterator[Share[S]]:
+    async def share(self, waiting: deque[S], charge: Charge, *, threads: int) -> AsyncIterator[Share[S]]:
         """
-        Hold, within the block, a share of what may be under way, for small requests about what waits.
+        Hold, within the block, the share of one of some threads, for small requests about what waits.
 
         Where there is a rate only as much waits in the share as it lets pass soon; what is left in the end is put back.
         """
@@ -267,7 +267,7 @@ class Passage:
             # Before anything is held that others wait for.
             await self._rate.take(sum(item.size_bytes for item in items))
         try:
-            async with self.lane.share(items, charge) as share:
+            async with self.lane.share(items, charge, threads=threads) as share:
                 yield share
         finally:
             if items is not waiting:
