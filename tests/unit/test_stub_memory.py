@@ -49,3 +49,23 @@ def test_no_two_bodies_share_memory(steps: list[int | None]) -> None:
     held.clear()
     gc.collect()
     assert arena.free_bytes == 32 * MIB
+
+
+def test_memory_that_is_let_go_of_meanwhile_disturbs_nobody() -> None:
+    arena = Arena(64 * MIB)
+    held: list[tuple[memoryview, int]] = []
+    before = gc.get_threshold()
+    # Garbage is collected as often as can be, and with it views that are part of cycles.
+    gc.set_threshold(1)
+    try:
+        for number in range(300):
+            cycle: list[object] = [arena.take(2 * MIB)]
+            cycle.append(cycle)
+            held.append((arena.take((1 + number % 3) * 2 * MIB), number % 251))
+            body, mark = held[-1]
+            body[0] = body[-1] = mark
+            if len(held) > 5:
+                held.pop(0)
+            assert all((body[0], body[-1]) == (mark, mark) for body, mark in held), number
+    finally:
+        gc.set_threshold(*before)

@@ -10,6 +10,7 @@ import sys
 import threading
 import weakref
 from bisect import bisect_left, insort
+from collections import deque
 
 __all__ = ["Arena", "allocate"]
 
@@ -38,14 +39,16 @@ class Arena:
         self._size_bytes = size_bytes
         self._area: mmap.mmap | None = None
         self._free: list[tuple[int, int]] = [(0, size_bytes)]
-        # Reentrant, as what is let go of here may be the last view of something. A process may have servers in several
-        # threads.
-        self._lock = threading.RLock()
+        # Filled in the midst of anything, also of what is done here: garbage is collected whenever something is made.
+        self._returned: deque[tuple[int, int]] = deque()
+        # A process may have servers in several threads.
+        self._lock = threading.Lock()
 
     def take(self, size_bytes: int) -> memoryview:
         """Return memory that nobody views."""
         whole = -(-size_bytes // _PAGE_BYTES) * _PAGE_BYTES
         with self._lock:
+            self._take_back()
             place = next((number for number, (start, end) in enumerate(self._free) if end - start >= whole), None)
             if place is None:
                 return memoryview(_mapped(whole))[:size_bytes]
@@ -56,17 +59,19 @@ class Arena:
                 self._free.insert(place, (start + whole, end))
             # Views of it hold this, and nothing else does.
             holder = (ctypes.c_char * size_bytes).from_buffer(self._area, start)
-        weakref.finalize(holder, self._give_back, start, start + whole)
+        weakref.finalize(holder, self._returned.append, (start, start + whole))
         return memoryview(holder).cast("B")
 
     @property
     def free_bytes(self) -> int:
         """How much nobody views."""
         with self._lock:
+            self._take_back()
             return sum(end - start for start, end in self._free)
 
-    def _give_back(self, start: int, end: int) -> None:
-        with self._lock:
+    def _take_back(self) -> None:
+        while self._returned:
+            start, end = self._returned.popleft()
             place = bisect_left(self._free, (start, end))
             if place < len(self._free) and self._free[place][0] == end:
                 end = self._free.pop(place)[1]
