@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import subprocess
-import sys
-import tempfile
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import asyncstore
-from tests._catalog_processes import SCRIPT
-from tests._processes import LINE_LIMIT_BYTES, Worker
+from tests._catalog_processes import SCRIPT, open_process
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
+    from pathlib import Path
+
+    from tests._processes import Worker
 
 __all__ = ["confined_process", "mount", "moved_by", "small_disk"]
 
@@ -41,25 +37,8 @@ async def confined_process(options: Mapping[str, Any], limits: Mapping[str, int]
         limits: the process' own, by their names in :mod:`resource`.
     """
     code = f"import json, sys; sys.argv[0] = {str(SCRIPT)!r}{_CODE}"
-    folders = [Path(asyncstore.__file__).parents[1], Path(__file__).parents[1]]
-    with tempfile.TemporaryFile() as errors:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-W", "error", "-c", code),
-            *(json.dumps(["S3Catalog", dict(options)]), json.dumps(dict(limits))),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=errors,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))},
-            limit=LINE_LIMIT_BYTES,
-        )
-        worker = Worker(process, errors)
-        try:
-            assert await worker.result() == "open"
-            yield worker
-            if process.returncode is None:
-                await worker.end()
-        finally:
-            await worker.abandon()
+    async with open_process("-c", code, json.dumps(["S3Catalog", dict(options)]), json.dumps(dict(limits))) as worker:
+        yield worker
 
 
 async def moved_by(worker: Worker, verb: str, folder: Path, run_id: str = "run") -> dict[str, Any]:

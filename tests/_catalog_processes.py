@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from asyncstore.catalog import Catalog
 
-__all__ = ["catalog_process"]
+__all__ = ["SCRIPT", "catalog_process", "open_process"]
 
 SCRIPT = Path(__file__).with_name("_catalog_worker.py")
 
@@ -27,11 +27,18 @@ SCRIPT = Path(__file__).with_name("_catalog_worker.py")
 @asynccontextmanager
 async def catalog_process(catalog: type[Catalog], options: Mapping[str, Any]) -> AsyncIterator[Worker]:
     """Run a process with a catalog open in it within the block; its jobs are ``put`` and ``get``."""
+    async with open_process(str(SCRIPT), json.dumps([catalog.__name__, dict(options)])) as worker:
+        yield worker
+
+
+@asynccontextmanager
+async def open_process(*arguments: str) -> AsyncIterator[Worker]:
+    """Run an interpreter with these arguments within the block, which says that its catalog is open."""
     # The package that is tested, installed or not, whatever folder the tests are run from.
     folders = [Path(asyncstore.__file__).parents[1], Path(__file__).parents[1]]
     with tempfile.TemporaryFile() as errors:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-W", "error", str(SCRIPT), json.dumps([catalog.__name__, dict(options)])),
+            *(sys.executable, "-P", "-W", "error", *arguments),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,

@@ -7,6 +7,8 @@ import contextlib
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from tests._connections import Connections, both_ways, closing
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -28,7 +30,7 @@ class Network:
     def __init__(self, upstream: str) -> None:
         self._upstream = urlsplit(upstream)
         self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections = Connections(self._serve)
         self._goes_at: int | None = None
         self._port = 0
         self.passed = 0
@@ -47,44 +49,24 @@ class Network:
     async def come(self) -> None:
         """Take connections, at the same address as before."""
         self.gone.clear()
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+        self._server = await asyncio.start_server(self._connections, "127.0.0.1", self._port)
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def go(self) -> None:
         """Break all connections, and refuse new ones."""
         self._leave()
-        if self._connections:
-            await asyncio.wait(self._connections)
+        await self._connections.aclose()
 
     def _leave(self) -> None:
         self._goes_at = None
         if self._server is not None:
             self._server.close()
-        for task in self._connections:
-            task.cancel()
+        self._connections.cut()
         self.gone.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
-        try:
-            with contextlib.suppress(asyncio.CancelledError, OSError):
-                await self._relay(reader, writer)
-        finally:
-            writer.transport.abort()
-            self._connections.discard(task)
-
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        back, on = await asyncio.open_connection(self._upstream.hostname, self._upstream.port)
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._pass(reader, on))
-                group.create_task(self._pass(back, writer))
-        except* OSError:
-            pass
-        finally:
-            on.transport.abort()
+        async with closing(asyncio.open_connection(self._upstream.hostname, self._upstream.port)) as (back, on):
+            await both_ways(self._pass(reader, on), self._pass(back, writer))
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(_BLOCK_BYTES):
@@ -93,8 +75,6 @@ class Network:
             self.passed += len(data)
             if self._goes_at is not None and self.passed >= self._goes_at:
                 self._leave()
-        # Whoever has no more to say is not waited for by the other.
-        raise ConnectionResetError("one end has closed")
 
 
 @contextlib.asynccontextmanager

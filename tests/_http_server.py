@@ -16,11 +16,23 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 import pytest
 
 from asyncstore.aws.credentials import Credentials
+from asyncstore.objects._wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["KEYS", "Asked", "Peer", "PlayedServer", "make_certificate", "nothing_left", "ok", "serve_all", "tls_server"]
+__all__ = [
+    "KEYS",
+    "Asked",
+    "Peer",
+    "PlayedServer",
+    "make_certificate",
+    "nothing_left",
+    "ok",
+    "serve_all",
+    "tls_server",
+    "wires_made",
+]
 
 KEYS = Credentials("access", "the-secret-key", "the-token")
 PATIENCE_S = 30
@@ -34,6 +46,20 @@ class Asked:
     target: str
     headers: dict[str, str]
     body: bytes
+
+
+@contextmanager
+def wires_made(ca_bundle: Path | None = None, *, connections: int = 4) -> Iterator[Callable[[str], Wire]]:
+    """Give what makes a wire to a URL; all of them are closed with the block."""
+    wires: list[Wire] = []
+
+    def make(url: str) -> Wire:
+        wires.append(Wire(url, "eu-west-1", ca_bundle, connections=connections))
+        return wires[-1]
+
+    yield make
+    for wire in wires:
+        wire.close()
 
 
 class Peer:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import parse_qs, urlsplit
 
+from tests._connections import Connections, both_ways, closing
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -54,25 +56,8 @@ class Relay:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection."""
-        try:
-            to_server = await asyncio.open_unix_connection(self.upstream)
-        except OSError:
-            writer.close()
-            return
-        passing = [
-            asyncio.create_task(self._pass("up", reader, to_server[1])),
-            asyncio.create_task(self._pass("down", to_server[0], writer)),
-        ]
-        try:
-            await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in passing:
-                task.cancel()
-            await asyncio.wait(passing)
-            for end in (to_server[1], writer):
-                end.close()
-                with contextlib.suppress(OSError):
-                    await end.wait_closed()
+        async with closing(asyncio.open_unix_connection(self.upstream)) as (back, on):
+            await both_ways(self._pass("up", reader, on), self._pass("down", back, writer))
 
     async def _pass(self, direction: Direction, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
@@ -103,23 +88,12 @@ class Relay:
 async def postgres_relay(url: str) -> AsyncIterator[Relay]:
     """Run a relay before the server of ``url`` on the running loop, within the ``async with`` block."""
     folder = parse_qs(urlsplit(url).query)["host"][0]
-    connections: set[asyncio.Task[None]] = set()
     with tempfile.TemporaryDirectory(prefix="relay-") as own:
         relay = Relay(str(Path(folder, SOCKET)), url.replace(folder, own))
-
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            connections.add(task)
-            task.add_done_callback(connections.discard)
-            await relay.serve(reader, writer)
-
-        server = await asyncio.start_unix_server(serve, str(Path(own, SOCKET)))
+        connections = Connections(relay.serve)
+        server = await asyncio.start_unix_server(connections, str(Path(own, SOCKET)))
         try:
             yield relay
         finally:
             server.close()
-            for task in connections:
-                task.cancel()
-            if connections:
-                await asyncio.wait(connections)
+            await connections.aclose()

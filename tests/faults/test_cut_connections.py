@@ -20,6 +20,7 @@ from asyncstore.errors import UnavailableError
 from asyncstore.objects._http import _connection
 from asyncstore.objects.base import Transfer
 from asyncstore.objects.s3 import S3ObjectStore
+from tests._connections import Connections, closing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -54,17 +55,12 @@ class Relay:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         address = urlsplit(self.upstream)
-        from_server, to_server = await asyncio.open_connection(address.hostname, address.port)
-        answers = asyncio.create_task(self._pass(from_server, writer))
-        try:
-            await self._take(reader, to_server, writer)
-        finally:
-            answers.cancel()
-            await asyncio.wait([answers])
-            for end in (to_server, writer):
-                end.close()
-                with contextlib.suppress(OSError):
-                    await end.wait_closed()
+        async with closing(asyncio.open_connection(address.hostname, address.port)) as (from_server, to_server):
+            answers = asyncio.create_task(self._pass(from_server, writer))
+            try:
+                await self._take(reader, to_server, writer)
+            finally:
+                answers.cancel()
 
     async def _take(
         self, reader: asyncio.StreamReader, to_server: asyncio.StreamWriter, writer: asyncio.StreamWriter
@@ -101,26 +97,14 @@ class Relay:
 @asynccontextmanager
 async def relay_before(bucket: Bucket, **options: Any) -> AsyncIterator[Relay]:
     relay = Relay(bucket.server.endpoint_url, **options)
-    connections: set[asyncio.Task[None]] = set()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        connections.add(task)
-        task.add_done_callback(connections.discard)
-        await relay.serve(reader, writer)
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    connections = Connections(relay.serve)
+    server = await asyncio.start_server(connections, "127.0.0.1", 0)
     relay.url = "http://{}:{}".format(*server.sockets[0].getsockname())
     try:
         yield relay
     finally:
         server.close()
-        left = list(connections)
-        for task in left:
-            task.cancel()
-        if left:
-            await asyncio.wait(left)
+        await connections.aclose()
 
 
 @pytest.mark.parametrize("end", ["fin", "rst"])

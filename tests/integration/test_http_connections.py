@@ -14,7 +14,17 @@ from asyncstore.objects._http import _connection
 from asyncstore.objects._http._pool import Pool
 from asyncstore.objects._requests import NoConnectionError, Request, Stream
 from asyncstore.objects._wire import Wire
-from tests._http_server import KEYS, PATIENCE_S, PlayedServer, deaf_port, nothing_left, ok, refusing_port, serve_all
+from tests._http_server import (
+    KEYS,
+    PATIENCE_S,
+    PlayedServer,
+    deaf_port,
+    nothing_left,
+    ok,
+    refusing_port,
+    serve_all,
+    wires_made,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,15 +46,8 @@ def leaks() -> Iterator[None]:
 
 @pytest.fixture
 def wire_to() -> Iterator[Callable[[str], Wire]]:
-    wires: list[Wire] = []
-
-    def make(url: str) -> Wire:
-        wires.append(Wire(url, "eu-west-1", None, connections=4))
-        return wires[-1]
-
-    yield make
-    for wire in wires:
-        wire.close()
+    with wires_made() as make:
+        yield make
 
 
 def send(

@@ -23,7 +23,7 @@ from asyncstore.errors import (
 from asyncstore.objects._http import _connection, _driving
 from asyncstore.objects._requests import NoConnectionError, Reply, Request
 from asyncstore.objects._wire import Errand, Sender, Wire
-from tests._http_server import KEYS, PlayedServer, nothing_left, ok, refusing_port, serve_all
+from tests._http_server import KEYS, PlayedServer, nothing_left, ok, refusing_port, serve_all, wires_made
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,15 +39,8 @@ def leaks() -> Iterator[None]:
 
 @pytest.fixture
 def wire_to() -> Iterator[Callable[[str], Wire]]:
-    wires: list[Wire] = []
-
-    def make(url: str) -> Wire:
-        wires.append(Wire(url, "eu-west-1", None, connections=64))
-        return wires[-1]
-
-    yield make
-    for wire in wires:
-        wire.close()
+    with wires_made(connections=64) as make:
+        yield make
 
 
 class Log:

@@ -15,7 +15,17 @@ from asyncstore.objects._http import _connection
 from asyncstore.objects._http._origin import Origin, Proxy
 from asyncstore.objects._requests import NoConnectionError, Reply, Request
 from asyncstore.objects._wire import Wire
-from tests._http_server import KEYS, Peer, PlayedServer, nothing_left, ok, refusing_port, serve_all, tls_server
+from tests._http_server import (
+    KEYS,
+    Peer,
+    PlayedServer,
+    nothing_left,
+    ok,
+    refusing_port,
+    serve_all,
+    tls_server,
+    wires_made,
+)
 
 if TYPE_CHECKING:
     import ssl
@@ -41,15 +51,8 @@ def leaks() -> Iterator[None]:
 
 @pytest.fixture
 def wire_to(certificates: tuple[ssl.SSLContext, Path]) -> Iterator[Callable[[str], Wire]]:
-    wires: list[Wire] = []
-
-    def make(url: str) -> Wire:
-        wires.append(Wire(url, "eu-west-1", certificates[1], connections=4))
-        return wires[-1]
-
-    yield make
-    for wire in wires:
-        wire.close()
+    with wires_made(certificates[1]) as make:
+        yield make
 
 
 def send(wire: Wire, method: str = "GET", body: bytes = b"") -> Reply:
