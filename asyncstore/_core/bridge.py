@@ -14,6 +14,7 @@ from collections import deque
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from asyncstore._core.concurrency import settle
 from asyncstore.errors import ClosedError
 
 if TYPE_CHECKING:
@@ -164,14 +165,7 @@ class CallPool:
                     self._calls.put(None)
                     self._threads -= 1
                     self._leaving += 1
-            if future.done():
-                continue
-            if isinstance(error, StopIteration):
-                error = RuntimeError(f"a call raised {error!r}, which no future can hold")
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
+            settle(future, result, error)
 
     def _leave(self) -> None:
         if self._leaving:

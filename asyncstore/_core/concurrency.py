@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-__all__ = ["both", "for_each", "map_bounded", "shielded", "to_its_end"]
+__all__ = ["both", "ended", "for_each", "map_bounded", "settle", "shielded", "to_its_end"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -124,13 +124,26 @@ async def to_its_end(work: asyncio.Future[T], *, on_cancel: Callable[[], None] |
             on_cancel()
         if not work.done():
             with contextlib.suppress(TimeoutError):
-                await shielded(_settled(work))
+                await shielded(ended(work))
         raise
     finally:
         work.cancel()
 
 
-async def _settled(work: asyncio.Future[T]) -> None:
+def settle(future: asyncio.Future[T], result: T, error: BaseException | None) -> None:
+    """Give a future what a call in a thread has come to: its error, or else its result; nothing if it is done."""
+    if future.done():
+        return
+    if isinstance(error, StopIteration):
+        error = RuntimeError(f"a call raised {error!r}, which no future can hold")
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+
+
+async def ended(work: asyncio.Future[T]) -> None:
+    """Wait until ``work`` is over, whatever it has come to."""
     await asyncio.wait([work])
     if not work.cancelled():
         work.exception()

@@ -7,7 +7,7 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
 
-from asyncstore._core.concurrency import to_its_end
+from asyncstore._core.concurrency import settle, to_its_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,25 +48,15 @@ def in_own_thread(function: Callable[[], R]) -> asyncio.Future[R]:
     loop = asyncio.get_running_loop()
     future: asyncio.Future[R] = loop.create_future()
 
-    def settle(result: R | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(result)  # type: ignore[arg-type]
-        else:
-            future.set_exception(error)
-
     def run() -> None:
         outcome: tuple[R | None, BaseException | None]
         try:
             outcome = function(), None
-        except StopIteration as error:
-            outcome = None, RuntimeError(f"a call raised {error!r}, which no future can hold")
         except BaseException as error:
             outcome = None, error
         # Where the loop is closed nobody waits.
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(settle, *outcome)
+            loop.call_soon_threadsafe(settle, future, *outcome)
 
     threading.Thread(target=run, daemon=True).start()
     return future

@@ -192,59 +192,20 @@ def process_budget() -> Budget:
     return _process_budget
 
 
-class _Gate:
-    """Lets in as many as its limit says, which may change: first come, first served."""
-
-    def __init__(self, limit: float) -> None:
-        self._limit = limit
-        self._taken = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    @property
-    def limit(self) -> int:
-        """Most at once now."""
-        return int(self._limit)
-
-    async def _enter(self) -> None:
-        if not self._waiting and self._taken < self.limit:
-            self._taken += 1
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.cancelled():
-                with contextlib.suppress(ValueError):
-                    self._waiting.remove(turn)
-            else:
-                self._leave()
-            raise
-
-    def _leave(self) -> None:
-        self._taken -= 1
-        self._let_in()
-
-    def _let_in(self) -> None:
-        while self._waiting and self._taken < self.limit:
-            turn = self._waiting.popleft()
-            # One that was cancelled just now is still in the queue: its task has not run yet.
-            if not turn.done():
-                self._taken += 1
-                turn.set_result(None)
-
-
-class Window(_Gate):
+class Window:
     """
     Most requests at once to one storage: fewer after it has said that there are too many, slowly more again (AIMD).
+
+    Whoever waits for a turn gets it in order: first come, first served.
 
     Args:
         limit: most requests in the best case.
     """
 
     def __init__(self, limit: int) -> None:
-        super().__init__(float(limit))
-        self._most = float(limit)
+        self._limit = self._most = float(limit)
+        self._taken = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._begun = 0
@@ -252,6 +213,11 @@ class Window(_Gate):
 
     def __repr__(self) -> str:
         return f"<Window {self._taken}/{self._limit:.1f} requests, {len(self._waiting)} waiting>"
+
+    @property
+    def limit(self) -> int:
+        """Most at once now."""
+        return int(self._limit)
 
     @property
     def begun(self) -> int:
@@ -307,6 +273,34 @@ class Window(_Gate):
                 return
             self._limit = min(self._most, math.sqrt(self._limit**2 + 2 * count))
         self._let_in()
+
+    async def _enter(self) -> None:
+        if not self._waiting and self._taken < self.limit:
+            self._taken += 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                with contextlib.suppress(ValueError):
+                    self._waiting.remove(turn)
+            else:
+                self._leave()
+            raise
+
+    def _leave(self) -> None:
+        self._taken -= 1
+        self._let_in()
+
+    def _let_in(self) -> None:
+        while self._waiting and self._taken < self.limit:
+            turn = self._waiting.popleft()
+            # One that was cancelled just now is still in the queue: its task has not run yet.
+            if not turn.done():
+                self._taken += 1
+                turn.set_result(None)
 
 
 class Rate:

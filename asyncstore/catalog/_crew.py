@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 from asyncstore._core.concurrency import for_each
 from asyncstore._core.retry import retrying
 from asyncstore.catalog._lane import PATIENCE
-from asyncstore.catalog._shares import Sized
+from asyncstore.catalog._plan import Sized
 from asyncstore.catalog._tally import HOPELESS, FileError
 from asyncstore.errors import AsyncStoreError, UnavailableError
 from asyncstore.objects.small import Job
@@ -100,7 +100,7 @@ async def move_small(moves: SmallMoves[S, D], items: Sequence[S], passage: Passa
     Raises:
         AsyncStoreError: what stops all of them.
     """
-    state = _State(deque(items), passage.lane.workers)
+    state = _State(deque(items))
     while state.waiting:
         try:
             await retrying(partial(_fruitful_round, moves, state, passage, tally), PATIENCE)
@@ -129,7 +129,6 @@ class _State(Generic[S]):
     """What is still to be moved."""
 
     waiting: deque[S]
-    workers: int
     moved: int = 0
     failures: dict[str, tuple[UnavailableError, int]] = field(default_factory=dict)
     """Of those that have failed for the moment, by name: why, and how often."""
@@ -236,7 +235,7 @@ class _Round(Generic[S, D]):
             if outcome.throttled:
                 # At once, or as many again would be refused before the loop hears of it.
                 self._passage.lane.window.refused(number)
-            self._halted = self._halted or self._streak >= max(STREAK, self._state.workers)
+            self._halted = self._halted or self._streak >= max(STREAK, self._passage.lane.workers)
         elif isinstance(outcome, HOPELESS) or (isinstance(outcome, FileError) and outcome.concerns_all):
             self._halted = True
         else:

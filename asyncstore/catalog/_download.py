@@ -22,7 +22,7 @@ from asyncstore.errors import AsyncStoreError
 from asyncstore.objects.small import SmallGet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from asyncstore.catalog._lane import Passage
     from asyncstore.catalog._paths import Place
@@ -85,7 +85,7 @@ class Download:
     @contextmanager
     def _hands(self, objects: SmallObjects) -> Iterator[_Hands]:
         with Folders(self._root) as folders:
-            yield _Hands(folders, objects, keep_times=self._keep_times)
+            yield _Hands(folders, objects, self._time_of)
 
     async def _get_large(self, file: PlannedFile) -> None:
         # Some servers write ETags otherwise in listings, so the ranges are pinned to what HEAD says.
@@ -116,10 +116,10 @@ class Download:
 class _Hands:
     """Gets small objects in one thread; see :class:`asyncstore.catalog._crew.Hands`."""
 
-    def __init__(self, folders: Folders, objects: SmallObjects, *, keep_times: bool) -> None:
+    def __init__(self, folders: Folders, objects: SmallObjects, time_of: Callable[[ObjectMeta], int | None]) -> None:
         self._folders = folders
         self._objects = objects
-        self._keep_times = keep_times
+        self._time_of = time_of
         self._looked_up_s = time.monotonic()
 
     def begin(self, file: PlannedFile) -> SmallGet:
@@ -146,5 +146,4 @@ class _Hands:
             make_folder(folders.root, folder_of(file.name))
             return
         check_digest(file.name, digest, stored_digest(meta))
-        mtime_ns = mtime_ns_of(meta) if self._keep_times else None
-        write_file(folders, file.name, data, mode=mode_of(meta), mtime_ns=mtime_ns)
+        write_file(folders, file.name, data, mode=mode_of(meta), mtime_ns=self._time_of(meta))

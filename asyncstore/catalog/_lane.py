@@ -15,8 +15,8 @@ from asyncstore._core.retry import RetryPolicy, retrying
 from asyncstore._core.threads import in_thread
 from asyncstore._core.traffic import Charge, Rate, Window, charge_down, charge_up, process_budget
 from asyncstore.catalog._metadata import stored_digest
-from asyncstore.catalog._plan import MIB, ranges
-from asyncstore.catalog._shares import Share, Sized, charge_for_many, most_at_once
+from asyncstore.catalog._plan import MIB, Sized, ranges
+from asyncstore.catalog._shares import Share, charge_for_many, most_at_once
 from asyncstore.errors import AsyncStoreError, ConflictError, NotFoundError, UnavailableError
 from asyncstore.objects.base import Transfer
 from asyncstore.objects.small import Job, SmallHead
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from asyncstore.catalog._known import Known
     from asyncstore.objects.base import ObjectMeta, ObjectStore
 
-__all__ = ["KNOWN_AT_ONCE", "PATIENCE", "Lane", "Passage", "fitting_workers"]
+__all__ = ["PATIENCE", "Lane", "Passage", "fitting_workers"]
 
 S = TypeVar("S", bound=Sized)
 
@@ -46,9 +46,6 @@ _DESCRIPTORS = 6
 
 _OTHER_DESCRIPTORS = 40
 _LEAST_WORKERS = 2
-
-KNOWN_AT_ONCE = 10_000
-"""Files or objects that are looked up together."""
 
 _FAILED_MOST = 100
 """Failures for the moment, beyond which no more objects are asked for before those have been tried again."""
@@ -175,10 +172,7 @@ class Lane:
         found = {meta.key: digest for meta in metas if meta.metadata and (digest := stored_digest(meta))}
         asked = [meta for meta in metas if meta.key not in found] if found else metas
         if self.known is not None:
-            # In portions, as rows take more room than what is made of them.
-            asked = sorted(asked, key=lambda meta: meta.key)
-            for start in range(0, len(asked), KNOWN_AT_ONCE):
-                found |= self.known.digests_at(self.place, asked[start : start + KNOWN_AT_ONCE])
+            found |= self.known.digests_at(self.place, asked)
         return found, [meta for meta in asked if meta.key not in found]
 
     async def remember(self, objects: Iterable[tuple[str, str, int, str]]) -> None:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from asyncstore._core.concurrency import both, for_each
 from asyncstore.catalog._crew import move_small
-from asyncstore.catalog._plan import SMALL_BYTES
-from asyncstore.catalog._shares import Sized
+from asyncstore.catalog._plan import SMALL_BYTES, Sized
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

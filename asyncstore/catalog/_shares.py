@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from asyncstore._core.traffic import LINE_BYTES_S, MIB, Charge
+from asyncstore.catalog._plan import Sized
 
 if TYPE_CHECKING:
     from collections import deque
 
     from asyncstore._core.traffic import Budget, Window
 
-__all__ = ["Share", "Sized", "charge_for_many", "most_at_once"]
+__all__ = ["Share", "charge_for_many", "most_at_once"]
 
 TURN_S = 0.25
 """Afterwards others have their turn, if there are any that wait."""
@@ -28,16 +29,6 @@ MEMORY_BYTES = 8 * MIB
 
 REQUEST_BYTES = 64 * 1024
 """What a request holds besides its payload."""
-
-
-class Sized(Protocol):
-    """Something with a size."""
-
-    @property
-    def size_bytes(self) -> int:
-        """How many bytes it has."""
-        ...
-
 
 S = TypeVar("S", bound=Sized)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from asyncstore._core.concurrency import CLEANUP_DEADLINE_S, for_each, shielded
+from asyncstore._core.concurrency import CLEANUP_DEADLINE_S, ended, for_each, shielded
 from asyncstore._core.retry import retrying
 from asyncstore._core.threads import in_thread
 from asyncstore.errors import (
@@ -172,7 +172,7 @@ class PartwiseUpload:
             await asyncio.shield(beginning)
         except asyncio.CancelledError as error:
             try:
-                await shielded(_settled(beginning), deadline_s=CANCELLED_BEGIN_S)
+                await shielded(ended(beginning), deadline_s=CANCELLED_BEGIN_S)
             except TimeoutError:
                 error.add_note(
                     f"{self.key}: whether an upload in parts was begun is not known; if so, it stays until it is swept"
@@ -304,9 +304,3 @@ class PartwiseUpload:
     @property
     def _lane(self) -> str:
         return lane_of(self.key, self._upload_id)
-
-
-async def _settled(work: asyncio.Future[None]) -> None:
-    await asyncio.wait([work])
-    if not work.cancelled():
-        work.exception()

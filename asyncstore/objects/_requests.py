@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from asyncstore.aws.credentials import Credentials
     from asyncstore.objects._http._bodies import Sink
-    from asyncstore.objects._http._connection import Connection, Wait
+    from asyncstore.objects._http._connection import Body, Connection, Wait
     from asyncstore.objects._http._origin import Origin
     from asyncstore.objects._http._parsing import Head
     from asyncstore.objects._http._pool import Pool
@@ -208,7 +208,7 @@ class Outgoing:
             digest = request.body_hash or (sha256(body).hexdigest() if body else EMPTY_HASH)
             self.size_bytes, self.hash, self.gone = len(body), digest, True
 
-    def body(self) -> bytes | memoryview | Iterable[memoryview]:
+    def body(self) -> Body:
         """Return it, to be sent from its start."""
         body = self._request.body
         if not isinstance(body, Stream):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from asyncstore.errors import AsyncStoreError, ClosedError, IntegrityError
@@ -87,6 +88,7 @@ class Volley:
 
     def _errand(self, job: Job) -> Errand:
         verb, key = job.verb, check_key(job.verb.key)
+        settle = partial(self._settle, job)
         match verb:
             case SmallPut(_, data, metadata, digest):
                 headers = {**self._headers, **metadata_headers({**self._metadata, **metadata})}
@@ -94,13 +96,11 @@ class Volley:
                 with self._landing:
                     self._check()
                     self._writing[key] = self._writing.get(key, 0) + 1
-                return Errand(request, lambda reply: self._settle(job, reply))
+                return Errand(request, settle)
             case SmallGet(_, most_bytes):
-                request = Request("GET", key, f"get {self._at(key)}")
-                return Errand(request, lambda reply: self._settle(job, reply), most_bytes)
+                return Errand(Request("GET", key, f"get {self._at(key)}"), settle, most_bytes)
             case SmallHead():
-                request = Request("HEAD", key, f"head {self._at(key)}")
-                return Errand(request, lambda reply: self._settle(job, reply))
+                return Errand(Request("HEAD", key, f"head {self._at(key)}"), settle)
 
     def _settle(self, job: Job, reply: Reply | AsyncStoreError) -> None:
         answer: Any = reply

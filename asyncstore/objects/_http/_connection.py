@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from asyncstore.objects._http._bodies import Sink
     from asyncstore.objects._http._origin import Origin
 
-Addresses: TypeAlias = "Callable[[str, int], Sequence[tuple[int, tuple[object, ...]]]]"
-"""Gives the families and addresses of a host and a port, as ``socket.getaddrinfo`` finds them."""
+Addresses: TypeAlias = "Sequence[tuple[int, tuple[object, ...]]]"
+"""Families and addresses of a host, as ``socket.getaddrinfo`` finds them."""
 
 Body: TypeAlias = "bytes | memoryview | Iterable[memoryview]"
+"""What is sent after a head: at once, or block by block."""
 
 __all__ = [
     "CONNECT_TIMEOUT_S",
@@ -36,6 +37,8 @@ __all__ = [
     "READ_TIMEOUT_S",
     "TURN",
     "WRITE",
+    "Addresses",
+    "Body",
     "BrokenError",
     "ConnectError",
     "Connection",
@@ -80,12 +83,10 @@ class Connection:
 
     Args:
         origin: the server.
-        addresses: finds those of the server.
+        addresses: finds those of a host and a port.
     """
 
-    def __init__(
-        self, origin: Origin, addresses: Callable[[str, int], Sequence[tuple[int, tuple[object, ...]]]]
-    ) -> None:
+    def __init__(self, origin: Origin, addresses: Callable[[str, int], Addresses]) -> None:
         self._origin = origin
         self._addresses = addresses
         self._socket: socket.socket | None = None
@@ -131,7 +132,7 @@ class Connection:
         self,
         method: str,
         head: bytes,
-        body: bytes | memoryview | Iterable[memoryview],
+        body: Body,
         sink_of: Callable[[Head, int], Sink],
     ) -> Wait[Head]:
         """

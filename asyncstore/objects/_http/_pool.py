@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from asyncstore.objects._http._connection import Connection
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from asyncstore.objects._http._connection import Addresses
     from asyncstore.objects._http._origin import Origin
 
 __all__ = ["Pool"]
@@ -35,7 +34,7 @@ class Pool:
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
         self._closed = False
-        self._known: tuple[float, Sequence[tuple[int, tuple[object, ...]]]] = (0.0, ())
+        self._known: tuple[float, Addresses] = (0.0, ())
 
     def __repr__(self) -> str:
         return f"<Pool {self._origin.said}: {len(self._idle)} idle connections>"
@@ -68,7 +67,7 @@ class Pool:
         for connection in idle:
             connection.close()
 
-    def _addresses(self, host: str, port: int) -> Sequence[tuple[int, tuple[object, ...]]]:
+    def _addresses(self, host: str, port: int) -> Addresses:
         until_s, addresses = self._known
         now_s = time.monotonic()
         if now_s > until_s:
