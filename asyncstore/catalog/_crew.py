@@ -25,7 +25,7 @@ from asyncstore.errors import AsyncStoreError, UnavailableError
 from asyncstore.objects.small import Job
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from asyncstore._core.traffic import Charge
@@ -89,8 +89,6 @@ class SmallMoves(Generic[S, D]):
     """What a request with a payload, which holds some memory, takes of the budget."""
     key_written: Callable[[S], str] | None = None
     """The key that moving an object writes, if it does."""
-    after: Callable[[], Awaitable[None]] | None = None
-    """Awaited every few thousand objects."""
 
 
 async def move_small(moves: SmallMoves[S, D], items: Sequence[S], passage: Passage, tally: Tally) -> None:
@@ -194,8 +192,6 @@ class _Round(Generic[S, D]):
                 await self._passage.lane.store.together(partial(self._work, share), writes=writes)
             finally:
                 self._take_note(len(self._outcomes))
-        if moves.after is not None:
-            await moves.after()
 
     def _work(self, share: Share[S], objects: SmallObjects) -> None:
         with self._moves.hands(objects) as hands:

@@ -14,7 +14,8 @@ from asyncstore.catalog._crew import SmallMoves
 from asyncstore.catalog._folders import Folders
 from asyncstore.catalog._land import check_digest, make_folder, write_file
 from asyncstore.catalog._metadata import mode_of, mtime_ns_of, stored_digest
-from asyncstore.catalog._mover import REMEMBERED_AT_ONCE, Mover
+from asyncstore.catalog._mover import Mover
+from asyncstore.catalog._notes import Notes
 from asyncstore.catalog._paths import folder_of, is_marker
 from asyncstore.catalog._plan import SMALL_BYTES
 from asyncstore.catalog._tally import FileError
@@ -66,7 +67,7 @@ class Download:
         self._tally = tally
         self.digests: dict[str, str] = {}
         """Of what is here now, by name; failures are in the tally."""
-        self._versions: list[tuple[str, str, int, str]] = []
+        self._notes: Notes[tuple[str, str, int, str]] = Notes(passage.lane.remember)
 
     async def run(self, files: Sequence[PlannedFile]) -> None:
         """Get all objects."""
@@ -75,12 +76,8 @@ class Download:
             note=lambda file, landed: self._note(file, landed.digest, landed.meta),
             name_of=lambda file: self._place.full_name(file.name),
             charge=charge_down,
-            after=self._remember_many,
         )
-        try:
-            await Mover(self._passage, self._tally, small, self._get_large).run(files)
-        finally:
-            await self._remember()
+        await self._notes.during(lambda: Mover(self._passage, self._tally, small, self._get_large).run(files))
 
     @contextmanager
     def _hands(self, objects: SmallObjects) -> Iterator[_Hands]:
@@ -98,16 +95,8 @@ class Download:
     def _note(self, file: PlannedFile, digest: str, meta: ObjectMeta) -> None:
         if not is_marker(file.name):
             self.digests[file.name] = digest
-        self._versions.append((file.source, meta.etag, meta.size_bytes, digest))
+        self._notes.add((file.source, meta.etag, meta.size_bytes, digest))
         self._tally.done(self._place.full_name(file.name))
-
-    async def _remember_many(self) -> None:
-        if len(self._versions) >= REMEMBERED_AT_ONCE:
-            await self._remember()
-
-    async def _remember(self) -> None:
-        versions, self._versions = self._versions, []
-        await self._passage.lane.remember(versions)
 
     def _time_of(self, meta: ObjectMeta) -> int | None:
         return mtime_ns_of(meta) if self._keep_times else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import sqlite3
 import threading
@@ -47,6 +48,9 @@ _NOTED_DAYS = 7
 """That a row was asked for is noted as often as this, so that most lookups write nothing."""
 
 _PORTION = 10_000
+_AT_ONCE = 100
+"""Rows written by one statement: SQLite lets go of the interpreter lock for each, and to get it back may take long."""
+
 _DAY_S = 86_400
 _SIGNED = 1 << 63
 _UNSIGNED = 1 << 64
@@ -73,11 +77,12 @@ class _Table:
     key: str
     columns: str
     """What is read; the first is the key."""
-    placeholders: str
+    width: int
+    """How many columns there are."""
 
 
-_FILES = _Table("files", "device", "inode", "inode, size_bytes, mtime_ns, ctime_ns, sha256", "?, ?, ?, ?, ?, ?, ?")
-_OBJECTS = _Table("objects", "place", "key", "key, etag, size_bytes, sha256", "?, ?, ?, ?, ?, ?")
+_FILES = _Table("files", "device", "inode", "inode, size_bytes, mtime_ns, ctime_ns, sha256", 7)
+_OBJECTS = _Table("objects", "place", "key", "key, etag, size_bytes, sha256", 6)
 
 
 def cache_folder() -> Path:
@@ -196,11 +201,10 @@ class Known:
 
     def _write(self, table: _Table, rows: list[Row]) -> None:
         def write(db: sqlite3.Connection) -> None:
-            insert = f"INSERT OR REPLACE INTO {table.name} VALUES ({table.placeholders})"
             with transaction(db):
                 for start in range(0, len(rows), _PORTION):
                     # In the order of the table that is much faster; to sort them all would halt all other threads.
-                    db.executemany(insert, sorted(rows[start : start + _PORTION]))
+                    _insert(db, table, sorted(rows[start : start + _PORTION]))
             _prune(db)
 
         if rows:
@@ -232,6 +236,16 @@ def _read(
         with contextlib.suppress(sqlite3.OperationalError), transaction(db):
             db.executemany(f"UPDATE {table.name} SET used = ? WHERE {table.group} = ? AND {table.key} = ?", stale)
     return found
+
+
+def _insert(db: sqlite3.Connection, table: _Table, rows: Sequence[Row]) -> None:
+    row = f"({', '.join('?' * table.width)})"
+    for start in range(0, len(rows), _AT_ONCE):
+        portion = rows[start : start + _AT_ONCE]
+        db.execute(
+            f"INSERT OR REPLACE INTO {table.name} VALUES {', '.join([row] * len(portion))}",
+            list(itertools.chain.from_iterable(portion)),
+        )
 
 
 def _cuts(db: sqlite3.Connection, place: str, prefix: str, least: int, most: int) -> list[str]:

@@ -16,13 +16,10 @@ if TYPE_CHECKING:
     from asyncstore.catalog._lane import Passage
     from asyncstore.catalog._tally import Tally
 
-__all__ = ["LARGE_AT_ONCE", "REMEMBERED_AT_ONCE", "Mover"]
+__all__ = ["LARGE_AT_ONCE", "Mover"]
 
 LARGE_AT_ONCE = 4
 """Large objects on their way at the same time; each has many parts or ranges on its way."""
-
-REMEMBERED_AT_ONCE = 5000
-"""Files that are noted in the cache together: few writes, and little is kept in memory until then."""
 
 S = TypeVar("S", bound=Sized)
 D = TypeVar("D")

@@ -12,7 +12,8 @@ from asyncstore._core.traffic import charge_up
 from asyncstore.catalog._body import LocalBody, hash_file, is_fresh
 from asyncstore.catalog._crew import SmallMoves
 from asyncstore.catalog._metadata import file_metadata
-from asyncstore.catalog._mover import REMEMBERED_AT_ONCE, Mover
+from asyncstore.catalog._mover import Mover
+from asyncstore.catalog._notes import Notes
 from asyncstore.catalog._paths import is_marker
 from asyncstore.catalog._scan import LocalFile, read_file
 from asyncstore.catalog._tally import FileError, of_one_file
@@ -71,7 +72,7 @@ class Upload:
         self._tally = tally
         self.digests: dict[str, str] = {}
         """Of what is in the catalog now, by name; failures are in the tally."""
-        self._landed: list[tuple[PlannedFile, str, str]] = []
+        self._notes: Notes[tuple[PlannedFile, str, str]] = Notes(self._remember)
 
     async def run(self, files: Sequence[PlannedFile]) -> None:
         """Put all files."""
@@ -81,12 +82,8 @@ class Upload:
             name_of=lambda file: self._place.full_name(file.name),
             charge=charge_up,
             key_written=lambda file: self._place.key(file.name),
-            after=self._remember_many,
         )
-        try:
-            await Mover(self._passage, self._tally, small, self._put_large).run(files)
-        finally:
-            await self._remember()
+        await self._notes.during(lambda: Mover(self._passage, self._tally, small, self._put_large).run(files))
 
     def begin(self, file: PlannedFile) -> SmallPut | FileError:
         """Read a small file; see :class:`Hands`."""
@@ -123,17 +120,12 @@ class Upload:
     def _note(self, file: PlannedFile, digest: str, etag: str) -> None:
         if not is_marker(file.name):
             self.digests[file.name] = digest
-            self._landed.append((file, digest, etag))
+            self._notes.add((file, digest, etag))
         self._tally.done(self._place.full_name(file.name))
 
-    async def _remember_many(self) -> None:
-        if len(self._landed) >= REMEMBERED_AT_ONCE:
-            await self._remember()
-
-    async def _remember(self) -> None:
-        landed, self._landed = self._landed, []
+    async def _remember(self, landed: Sequence[tuple[PlannedFile, str, str]]) -> None:
         lane, place = self._passage.lane, self._place
-        if lane.known is not None and landed:
+        if lane.known is not None:
             await in_thread(lane.known.remember_files, ((local_file(file), digest) for file, digest, _ in landed))
             await lane.remember((place.key(file.name), etag, file.size_bytes, digest) for file, digest, etag in landed)
 
