@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections import Counter, deque
 from functools import partial
 from typing import TYPE_CHECKING, Self, TypeAlias
@@ -173,14 +174,15 @@ class S3Stub:
         if not admitted:
             self.throttled += 1
             action = "slow_down"
-        half = behaviour.latency_s / 2
+        latency_s = behaviour.latency_s
         self._let_in += admitted
         self._in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self._in_flight)
-        if half:
+        if latency_s:
             # It acts also if the client has gone meanwhile, as a real server does.
             send = partial(self._send, admitted, reply)
-            self._loop.call_later(half, self._answer_late, half, request, action, send)
+            due_s = time.monotonic() + latency_s
+            self._loop.call_later(latency_s / 2, self._answer_late, due_s, request, action, send)
         else:
             self._send(admitted, reply, self._outcome(request, action))
 
@@ -190,8 +192,10 @@ class S3Stub:
             return False
         return not rate or self._tokens.admits(rate, self._loop.time())
 
-    def _answer_late(self, half: float, request: Request, action: Action | None, send: Callable[[_Out], None]) -> None:
-        self._loop.call_later(half, send, self._outcome(request, action))
+    def _answer_late(self, due_s: float, request: Request, action: Action | None, send: Callable[[_Out], None]) -> None:
+        outcome = self._outcome(request, action)
+        # Loops round to milliseconds: what the first half took too long, the second does not.
+        self._loop.call_later(max(0.0, due_s - time.monotonic()), send, outcome)
 
     def _send(self, admitted: bool, reply: Reply, outcome: _Out) -> None:
         self._in_flight -= 1
