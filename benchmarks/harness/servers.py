@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
+import statistics
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from asyncstore.testing.s3_stub import s3_stub_server
 from asyncstore.testing.servers import rclone_server
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 BUCKET = "bench"
 
 SERVERS = ("stub", "rclone")
+
+LONE_REQUESTS = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,8 @@ class Target:
     stub: StubServer | None = None
     settle_s: float = 0.0
     """How long to wait from writing to reading, because of what the server remembers wrongly meanwhile."""
+    lone_s: float = 0.0
+    """What a request takes with no other beside it, where a latency is added: the latency, and what is on top of it."""
 
     @property
     def slug(self) -> str:
@@ -65,7 +73,19 @@ class Target:
 def serving(name: str, latency_s: float) -> Iterator[Target]:
     """Run the server of that name (see ``SERVERS``) with a latency added to each request."""
     with _stub(latency_s) if name == "stub" else _rclone(latency_s) as target:
-        yield target
+        yield replace(target, lone_s=_lone_s(target.endpoint_url)) if latency_s else target
+
+
+def _lone_s(endpoint_url: str) -> float:
+    connection = http.client.HTTPConnection(urlsplit(endpoint_url).netloc)
+    taken_s = []
+    with contextlib.closing(connection):
+        for _ in range(LONE_REQUESTS):
+            began_s = time.perf_counter()
+            connection.request("GET", "/")
+            connection.getresponse().read()
+            taken_s.append(time.perf_counter() - began_s)
+    return statistics.median(taken_s)
 
 
 @contextlib.contextmanager
