@@ -1,90 +1,101 @@
 """
-Credentials: where they come from, and how they stay fresh.
+Credentials that stay fresh.
 
-One provider serves both engines. botocore's own chain finds the base credentials; it blocks (files, IMDS, STS), so it
-runs in a thread.
+One provider serves both engines, tasks and threads alike. What finds credentials blocks (files, metadata services,
+STS), so it runs in a thread, which the provider starts when it is time and which ends by itself: nobody whose
+credentials still work waits for it, and whoever waits may be cancelled without harm to the others.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+import contextlib
+import logging
+import math
+import random
+import threading
+import time
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
 from typing import TYPE_CHECKING, Any
 
-import botocore.config
-import botocore.session
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    HTTPClientError,
-    ProfileNotFound,
-)
-from botocore.exceptions import (
-    ConnectionError as BotoConnectionError,
-)
-
-from asyncstore._core.retry import retrying
-from asyncstore.errors import AccessDeniedError, ConfigurationError, CredentialsError, UnavailableError
+from asyncstore.aws._botocore import NO_PROFILE, translated
+from asyncstore.aws._keys import Credentials
+from asyncstore.aws._roles import assume_role
+from asyncstore.aws._sources import base_credentials
+from asyncstore.aws.clock import ServerClock
+from asyncstore.errors import AsyncStoreError, CredentialsError, UnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from asyncstore.aws.settings import AwsSettings
 
-__all__ = ["CredentialProvider", "Credentials"]
+__all__ = ["NO_PROFILE", "CredentialProvider", "Credentials", "GivenCredentials"]
 
-REFRESH_SHARE = 0.2
-"""Renew when less than this share of the lifetime is left."""
+EARLY_SHARE = (0.2, 0.35)
+"""Renew when so much of the lifetime is left, at random in between, so that processes begun together do not agree."""
 
-NO_PROFILE: dict[str, Any] = {"profile": (None, None, None, None)}
-"""Session variables of botocore with which it does not look for a profile in the environment."""
+DELAYS_S = (0.1, 0.2, 0.4, *(0.8,) * 6)
+"""Between attempts of a renewal for which somebody waits, half of each at random, ..."""
+PATIENCE_S = 30.0
+"""... the last of which begins when so much time has passed at most."""
 
-_DENIED = {"AccessDenied", "AccessDeniedException"}
-_BUSY = {"Throttling", "ThrottlingException", "RequestLimitExceeded", "ServiceUnavailable", "InternalError"}
+EARLY_PAUSE_SHARE = 0.2
+"""After an early renewal that failed, the next one begins when so much of what is left has passed, ..."""
+EARLY_PAUSE_LEAST_S, EARLY_PAUSE_MOST_S = 0.2, 60.0
+"""... but neither sooner nor later than these."""
 
+FAILED_PAUSE_S = 1.0
+"""For so long after a renewal that failed, whoever wants credentials is told so at once: there may be hundreds."""
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """Keys for one moment; secrets stay out of ``repr``."""
+GIVEN_ANEW_S = 1.0
+"""Credentials that are refused within this are not renewed for that: the next ones would be no better."""
 
-    access_key_id: str
-    secret_access_key: str = field(repr=False)
-    token: str | None = field(default=None, repr=False)
-    expires_at: datetime | None = None
-    """When they cease to work, UTC; ``None`` means not foreseeably."""
+CHECK_S = 0.1
+"""How often a thread that waits asks whether it should."""
+
+CLOSE_DEADLINE_S = 0.5
+
+log = logging.getLogger(__name__)
 
 
 class CredentialProvider:
     """
-    Gives credentials that are valid now; one refresh at a time, however many tasks wait for it.
+    Gives credentials that are valid now; one renewal at a time, however many tasks and threads want them.
 
-    They are renewed early; while the old ones still work, a renewal that fails is tried again later and harms nobody.
+    They are renewed early, while everybody goes on with the old ones; a renewal that fails then harms nobody, and is
+    tried again. Credentials that a server refuses can be renewed at once.
+
+    A provider belongs to no event loop. Pickled, it is its settings.
+
+    Args:
+        settings: where credentials come from.
+        role_arn: a role to assume with them; default: that of the settings, and none if it is empty.
+        clock: what tells the servers' time; default: one of its own.
     """
 
-    def __init__(self, settings: AwsSettings, *, role_arn: str | None = None) -> None:
+    def __init__(self, settings: AwsSettings, *, role_arn: str | None = None, clock: ServerClock | None = None) -> None:
+        self.clock = clock or ServerClock()
         self._settings = settings
         self._role_arn = settings.role_arn if role_arn is None else role_arn
-        self._session: Any = None
+        self._lock = threading.Lock()
         self._current: Credentials | None = None
-        self._refresh_at: datetime | None = None
-        self._lock: asyncio.Lock | None = None
+        self._given_s = -math.inf
+        self._due_s = math.inf
+        self._until_s = math.inf
+        self._flight: Future[Credentials] | None = None
+        self._failure: AsyncStoreError | None = None
+        self._silent_until_s = -math.inf
 
     def __repr__(self) -> str:
         role = f" as {self._role_arn}" if self._role_arn else ""
-        return f"<CredentialProvider {self._settings.aws_profile or 'default chain'}{role}>"
+        left_s = self._until_s - self.clock.now_s()
+        state = "none yet" if self._current is None else "lasting" if left_s == math.inf else f"{left_s:.0f} s left"
+        return f"<{type(self).__name__} {self._settings.aws_profile or 'default chain'}{role}: {state}>"
 
-    @property
-    def current(self) -> Credentials:
-        """
-        What :meth:`get` returned last.
-
-        Raises:
-            CredentialsError: it has not been awaited yet.
-        """
-        if self._current is None:
-            raise CredentialsError("no credentials have been looked for yet")
-        return self._current
+    def __reduce__(self) -> tuple[Callable[..., CredentialProvider], tuple[Any, ...]]:
+        return _made_anew, (type(self), self._settings, self._role_arn)
 
     async def get(self) -> Credentials:
         """
@@ -96,106 +107,188 @@ class CredentialProvider:
             AccessDeniedError: the role may not be assumed.
             UnavailableError: STS or the metadata service cannot be reached.
         """
-        if self._current is not None and not _due(self._refresh_at):
-            return self._current
-        self._lock = self._lock or asyncio.Lock()
-        async with self._lock:
-            if self._current is None or _due(self._refresh_at):
-                await self._refresh()
-        return self.current
+        found = self.at_hand or self._look()
+        return found if isinstance(found, Credentials) else await asyncio.wrap_future(found)
 
-    async def _refresh(self) -> None:
+    @property
+    def at_hand(self) -> Credentials | None:
+        """What :meth:`get` would return without a look at anything, if it would."""
+        return self._current if self.clock.now_s() < self._due_s else None
+
+    def wait(self, check: Callable[[], None]) -> Credentials:
+        """Do what :meth:`get` does, blocking; ``check`` is called every 0.1 s, and what it raises ends the wait."""
+        found = self.at_hand or self._look()
+        return found if isinstance(found, Credentials) else _waited(found, check)
+
+    async def renew(self, refused: Credentials) -> Credentials:
+        """
+        Return others than those that a server has just refused, though it was not time yet.
+
+        They are looked for once, however many tasks and threads were refused; those that come later get what was found.
+
+        Raises:
+            CredentialsError: they were given just now, so that others would be refused, too; there are no others; or
+                what :meth:`get` raises.
+        """
+        found = self._look(refused)
+        return _other(refused, found if isinstance(found, Credentials) else await asyncio.wrap_future(found))
+
+    def wait_renewed(self, refused: Credentials, check: Callable[[], None]) -> Credentials:
+        """Do what :meth:`renew` does, blocking; see :meth:`wait`."""
+        found = self._look(refused)
+        return _other(refused, found if isinstance(found, Credentials) else _waited(found, check))
+
+    @property
+    def latest(self) -> tuple[Credentials, float]:
+        """
+        What was found last, and until when this is worth keeping, by this machine's clock; without waiting.
+
+        They may have expired if nobody has asked for credentials meanwhile.
+
+        Raises:
+            CredentialsError: nothing has been found yet.
+        """
+        with self._lock:
+            if self._current is None:
+                raise CredentialsError("no credentials have been looked for yet")
+            return self._current, self._due_s - self.clock.skew_s
+
+    async def aclose(self) -> None:
+        """Wait a moment for a renewal that is under way; it ends by itself. Credentials can be had as before."""
+        flight = self._flight
+        if flight is not None:
+            with contextlib.suppress(AsyncStoreError, TimeoutError):
+                async with asyncio.timeout(CLOSE_DEADLINE_S):
+                    await asyncio.wrap_future(flight)
+
+    def _look(self, refused: Credentials | None = None) -> Credentials | Future[Credentials]:
+        """Return credentials that work, or the renewal that will give some; begin one if it is time."""
+        with self._lock:
+            if refused is not None and refused is self._current:
+                self._refuse_current()
+            now_s = self.clock.now_s()
+            working = self._current if now_s < self._until_s else None
+            if working is not None and now_s < self._due_s:
+                return working
+            if self._flight is None:
+                if working is None and self._failure is not None and now_s < self._silent_until_s:
+                    raise type(self._failure)(str(self._failure)) from self._failure
+                self._begin()
+            assert self._flight is not None
+            return working or self._flight
+
+    def _refuse_current(self) -> None:
+        now_s = self.clock.now_s()
+        if now_s - self._given_s < GIVEN_ANEW_S and now_s < self._until_s:
+            raise CredentialsError("AWS credentials were refused as soon as they were given")
+        self._due_s = self._until_s = -math.inf
+
+    def _begin(self) -> None:
+        flight: Future[Credentials] = Future()
+        flight.set_running_or_notify_cancel()
+        self._flight = flight
+        thread = threading.Thread(target=self._fly, args=(flight,), name="asyncstore-credentials", daemon=True)
         try:
-            fresh = await retrying(lambda: asyncio.to_thread(self._find))
-        except (UnavailableError, CredentialsError, AccessDeniedError):
-            if self._current is None or _due(self._current.expires_at):
-                raise
-            self._refresh_at = datetime.now(UTC) + timedelta(seconds=10)
-            return
-        self._current = fresh
-        self._refresh_at = None
-        if fresh.expires_at is not None:
-            now = datetime.now(UTC)
-            self._refresh_at = now + (fresh.expires_at - now) * (1 - REFRESH_SHARE)
+            thread.start()
+        except RuntimeError as error:
+            self._flight = None
+            raise UnavailableError(f"credentials cannot be looked for: {error}") from error
+
+    def _fly(self, flight: Future[Credentials]) -> None:
+        """Renew, in a thread of its own."""
+        try:
+            found = self._found()
+        except BaseException as error:
+            with self._lock:
+                self._take_failure(error)
+            flight.set_exception(error)
+        else:
+            with self._lock:
+                self._take(found)
+            flight.set_result(found)
+
+    def _found(self) -> Credentials:
+        give_up_s = time.monotonic() + PATIENCE_S
+        for delay_s in DELAYS_S:
+            try:
+                return self._find()
+            except UnavailableError:
+                if self._works() or time.monotonic() > give_up_s:
+                    raise
+            # In a thread that does nothing else, and whom nobody waits for in vain: those who do may leave.
+            time.sleep(delay_s * random.uniform(0.5, 1.0))
+        return self._find()
+
+    def _works(self) -> bool:
+        return self._current is not None and self.clock.now_s() < self._until_s
+
+    def _take(self, found: Credentials) -> None:
+        now_s = self.clock.now_s()
+        self._current, self._given_s = found, now_s
+        self._flight = self._failure = None
+        self._due_s = self._until_s = math.inf
+        if found.expires_at is not None:
+            self._until_s = found.expires_at.timestamp()
+            self._due_s = self._until_s - (self._until_s - now_s) * random.uniform(*EARLY_SHARE)
+
+    def _take_failure(self, error: BaseException) -> None:
+        self._flight = None
+        now_s = self.clock.now_s()
+        if self._works():
+            left_s = self._until_s - now_s
+            self._due_s = now_s + min(max(left_s * EARLY_PAUSE_SHARE, EARLY_PAUSE_LEAST_S), EARLY_PAUSE_MOST_S)
+            log.warning("AWS credentials could not be renewed early, those at hand last %.0f s: %s", left_s, error)
+        elif isinstance(error, AsyncStoreError):
+            self._failure, self._silent_until_s = error, now_s + FAILED_PAUSE_S
 
     def _find(self) -> Credentials:
-        try:
-            base = self._from_environment() if self._settings.use_credentials else self._from_chain()
-            return self._assume_role(base) if self._role_arn else base
-        except ProfileNotFound as error:
-            raise ConfigurationError(self._no_profile()) from error
-        except ClientError as error:
-            raise _client_error(error, self._role_arn) from error
-        except (BotoConnectionError, HTTPClientError) as error:
-            raise UnavailableError(f"credentials service cannot be reached: {error}") from error
-        except BotoCoreError as error:
-            raise CredentialsError(f"no AWS credentials: {error}") from error
-
-    def _no_profile(self) -> str:
-        if self._settings.aws_profile:
-            return f"aws_profile {self._settings.aws_profile!r} does not exist"
-        return "the profile that AWS_PROFILE names in the environment does not exist"
-
-    def _from_environment(self) -> Credentials:
-        settings = self._settings
-        names = (settings.aws_access_key_name, settings.aws_secret_access_key_name)
-        missing = [name for name in names if not os.environ.get(name)]
-        if missing:
-            raise CredentialsError(f"use_credentials is set, but the environment lacks {' and '.join(missing)}")
-        return Credentials(
-            os.environ[names[0]], os.environ[names[1]], os.environ.get(settings.aws_session_key_name) or None
-        )
-
-    def _from_chain(self) -> Credentials:
-        if self._session is None:
-            session = botocore.session.Session(profile=self._settings.aws_profile or None)
-            if "aws_credentials_file" in self._settings.model_fields_set:
-                session.set_config_variable("credentials_file", self._settings.aws_credentials_file)
-            session.set_config_variable("region", self._settings.region)
-            self._session = session
-        found = self._session.get_credentials()
-        if found is None:
+        """Look for credentials; blocks, in a thread that does nothing else."""
+        found: Credentials = translated(self._find_anywhere, self.clock, profile=self._settings.aws_profile)
+        if found.expires_at is not None and found.expires_at.timestamp() <= self.clock.now_s():
             raise CredentialsError(
-                "no AWS credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name an aws_profile, "
-                "or run where a role is attached"
+                f"the AWS credentials that were given have expired at {found.expires_at:%Y-%m-%d %H:%M:%S} UTC; "
+                "renew them where they come from, or set this machine's clock"
             )
-        frozen = found.get_frozen_credentials()
-        return Credentials(frozen.access_key, frozen.secret_key, frozen.token, getattr(found, "_expiry_time", None))
+        return found
 
-    def _assume_role(self, base: Credentials) -> Credentials:
-        settings = self._settings
-        client = botocore.session.Session(session_vars=NO_PROFILE).create_client(
-            "sts",
-            region_name=settings.region,
-            endpoint_url=settings.sts_endpoint,
-            aws_access_key_id=base.access_key_id,
-            aws_secret_access_key=base.secret_access_key,
-            aws_session_token=base.token,
-            config=botocore.config.Config(retries={"total_max_attempts": 1}, ignore_configured_endpoint_urls=True),
-        )
-        try:
-            answer = client.assume_role(
-                RoleArn=self._role_arn,
-                RoleSessionName=f"asyncstore-{socket.gethostname()}"[:64],
-                DurationSeconds=settings.session_duration_in_seconds,
-            )["Credentials"]
-        finally:
-            client.close()
-        return Credentials(
-            answer["AccessKeyId"], answer["SecretAccessKey"], answer["SessionToken"], answer["Expiration"]
-        )
+    def _find_anywhere(self) -> Credentials:
+        base = base_credentials(self._settings, self.clock)
+        return assume_role(self._settings, self._role_arn, base, self.clock) if self._role_arn else base
 
 
-def _due(time: datetime | None) -> bool:
-    return time is not None and datetime.now(UTC) >= time
+class GivenCredentials(CredentialProvider):
+    """
+    Gives the credentials that it was given, until they expire.
+
+    Args:
+        settings: as for any other.
+        credentials: what to give.
+    """
+
+    def __init__(self, settings: AwsSettings, credentials: Credentials) -> None:
+        super().__init__(settings, role_arn="")
+        self._given = credentials
+        self._take(credentials)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("given credentials are not pickled")
+
+    def _find_anywhere(self) -> Credentials:
+        return self._given
 
 
-def _client_error(error: ClientError, role_arn: str) -> Exception:
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    if code in _DENIED:
-        return AccessDeniedError(
-            f"role {role_arn} may not be assumed with these credentials: see its trust relationship"
-        )
-    if code in _BUSY:
-        return UnavailableError(f"STS is busy: {code}")
-    return CredentialsError(f"AWS does not accept the credentials for assuming {role_arn}: {code}")
+def _waited(flight: Future[Credentials], check: Callable[[], None]) -> Credentials:
+    while not flight.done():
+        check()
+        wait_for([flight], CHECK_S)
+    return flight.result()
+
+
+def _other(refused: Credentials, found: Credentials) -> Credentials:
+    if found.access_key_id == refused.access_key_id and found.token == refused.token:
+        raise CredentialsError("AWS credentials were refused, and there are no others")
+    return found
+
+
+def _made_anew(kind: type[CredentialProvider], settings: AwsSettings, role_arn: str) -> CredentialProvider:
+    return kind(settings, role_arn=role_arn)

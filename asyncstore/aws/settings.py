@@ -6,17 +6,17 @@ import os
 import re
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from asyncstore._core.settings import Settings
+from asyncstore.aws._endpoints import checked_endpoint, is_aws
 from asyncstore.errors import ConfigurationError
 
 __all__ = ["AwsSettings"]
 
-_HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
-_PATH = re.compile(r"[!-~]*")
+_SESSION_NAME = re.compile(r"[\w+=,.@-]{2,64}", re.ASCII)
+_REGION = re.compile(r"[A-Za-z0-9._-]+")
 _TAG = re.compile(r"[A-Za-z0-9 +\-=._:/@]*")
 _HEADER = re.compile(r"[!-~]*")
 _METADATA_NAME = re.compile(r"[a-z0-9._-]+")
@@ -60,6 +60,12 @@ class AwsSettings(Settings):
     """Role to assume with the credentials found; empty means none."""
     session_duration_in_seconds: int = Field(default=900, ge=900, le=43_200)
     """Lifetime of the role's credentials in seconds; they are renewed before they expire."""
+    role_session_name: str = ""
+    """What sessions of roles are called in CloudTrail; empty means ``asyncstore-`` and the name of the host."""
+    insecure: bool = False
+    """Let an endpoint of ``http://`` be on another host, where anybody on the way can read and change what is sent."""
+    allow_link_local: bool = False
+    """Let an endpoint have a link-local address, as the metadata services of clouds have."""
     endpoint_url: str | None = None
     """Another S3 server than AWS'; default: ``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL`` of the environment."""
     addressing_style: Literal["auto", "path", "virtual"] = "auto"
@@ -79,10 +85,27 @@ class AwsSettings(Settings):
     max_memory_mb: int = Field(default=128, ge=16)
     """Most bytes in flight for one operation, in MiB."""
 
+    @field_validator("role_session_name")
+    @classmethod
+    def _check_session_name(cls, value: str) -> str:
+        if value and not _SESSION_NAME.fullmatch(value):
+            raise ConfigurationError("it must be 2 to 64 of letters, digits and + = , . @ - _")
+        return value
+
+    @field_validator("region")
+    @classmethod
+    def _check_region(cls, value: str) -> str:
+        # It becomes part of a host name.
+        if not _REGION.fullmatch(value):
+            raise ConfigurationError("it must be the name of a region: letters, digits, '-', '.' and '_'")
+        return value
+
     @field_validator("endpoint_url")
     @classmethod
-    def _check_endpoint(cls, value: str | None) -> str | None:
-        return _checked(value, "it") if value else None
+    def _check_endpoint(cls, value: str | None, info: ValidationInfo) -> str | None:
+        # The keys that it depends on come before it; one that is wrong itself is missing here.
+        allowed = {key: bool(info.data.get(key)) for key in ("insecure", "allow_link_local")}
+        return checked_endpoint(value, "it", **allowed) if value else None
 
     @field_validator("object_tags")
     @classmethod
@@ -138,9 +161,9 @@ class AwsSettings(Settings):
         The endpoint in force, ``None`` for AWS itself.
 
         Raises:
-            ConfigurationError: the one of the environment is not a URL, or holds a password.
+            ConfigurationError: the one of the environment is not a URL, holds a password, or is unsafe and not allowed.
         """
-        return self.endpoint_url or _from_environment("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+        return self.endpoint_url or self._from_environment("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
     @property
     def service_url(self) -> str:
@@ -151,15 +174,27 @@ class AwsSettings(Settings):
     @property
     def sts_endpoint(self) -> str | None:
         """Where roles are assumed, ``None`` for AWS itself; an S3 server of the environment is not asked for roles."""
-        named = _from_environment("AWS_ENDPOINT_URL_STS")
-        found = named or self.endpoint_url or _from_environment("AWS_ENDPOINT_URL")
-        return None if found is None or (_is_aws(found) and not named) else found
+        return self.endpoint_for("sts")
+
+    def endpoint_for(self, service: str) -> str | None:
+        """
+        Return where another service than S3 is, ``None`` for AWS itself.
+
+        Args:
+            service: as the environment has it, in lower case: ``sts``, ``iam``, ``secrets_manager``.
+
+        Raises:
+            ConfigurationError: as with :attr:`endpoint`.
+        """
+        named = self._from_environment(f"AWS_ENDPOINT_URL_{service.upper()}")
+        found = named or self.endpoint_url or self._from_environment("AWS_ENDPOINT_URL")
+        return None if found is None or (is_aws(found) and not named) else found
 
     def path_style(self, bucket: str) -> bool:
         """Whether ``bucket`` stands in the path of a URL; one with dots has no certificate for a host name of its."""
         if self.addressing_style != "auto":
             return self.addressing_style == "path"
-        return not _is_aws(self.service_url) or "." in bucket
+        return not is_aws(self.service_url) or "." in bucket
 
     @property
     def ca_bundle(self) -> Path | None:
@@ -167,27 +202,8 @@ class AwsSettings(Settings):
         name = os.environ.get("AWS_CA_BUNDLE")
         return Path(name) if name and not (self.endpoint or "").startswith("http:") else None
 
-
-def _from_environment(*names: str) -> str | None:
-    for name in names:
-        if value := os.environ.get(name):
-            return _checked(value, name)
-    return None
-
-
-def _checked(url: str, what: str) -> str:
-    """Return an endpoint without its last slash; errors name ``what`` and never the URL, which may hold a password."""
-    try:
-        parts = urlsplit(url)
-        fitting = parts.scheme in {"http", "https"} and parts.port != 0 and _HOST.fullmatch(parts.hostname or "")
-    except ValueError:
-        raise ConfigurationError(f"{what} must be an http:// or https:// URL") from None
-    if "@" in parts.netloc:
-        raise ConfigurationError(f"{what} must not hold credentials")
-    if not fitting or not _PATH.fullmatch(parts.path) or parts.query or parts.fragment:
-        raise ConfigurationError(f"{what} must be an http:// or https:// URL")
-    return url.rstrip("/")
-
-
-def _is_aws(url: str) -> bool:
-    return f".{urlsplit(url).hostname}".endswith((".amazonaws.com", ".amazonaws.com.cn"))
+    def _from_environment(self, *names: str) -> str | None:
+        for name in names:
+            if value := os.environ.get(name):
+                return checked_endpoint(value, name, insecure=self.insecure, allow_link_local=self.allow_link_local)
+        return None

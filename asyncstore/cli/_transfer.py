@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from asyncstore.cli._command import Session, command
 from asyncstore.cli._transfer_report import Report, run_progress
 from asyncstore.errors import ConfigurationError, NotFoundError
 from asyncstore.runlog.transfer import LAYOUTS, State, for_other_tools, transfer
-from asyncstore.services.copying import import_jobs, open_run_log_store, open_run_source, store_jobs
+from asyncstore.services.copying import import_jobs, open_run_source, store_jobs
 
 __all__ = ["register"]
 
@@ -54,6 +55,9 @@ async def import_runs(
         str | None, typer.Option(metavar="URL", help="S3 server of an s3:// source, if it is not AWS.")
     ] = None,
     region: Annotated[str | None, typer.Option(metavar="REGION", help="Region of an s3:// source.")] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Let the S3 server be on another host over http://.")
+    ] = False,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
 ) -> None:
@@ -68,9 +72,10 @@ async def import_runs(
     if layout is not None and layout not in LAYOUTS:
         raise ConfigurationError(f"--layout {layout!r} is not known; known are {', '.join(LAYOUTS)}")
     wanted = LAYOUTS[layout] if layout else None
+    await session.require(reads=True, writes=True)
     async with (
-        open_run_source(source, layout=wanted, endpoint_url=endpoint_url, region=region) as logs,
-        open_run_log_store(session.config) as store,
+        open_run_source(source, layout=wanted, endpoint_url=endpoint_url, region=region, insecure=insecure) as logs,
+        session.run_log_store(reads=True, writes=True) as store,
     ):
         jobs = await import_jobs(logs, run_ids or [])
         with run_progress(session.output, "importing", len(jobs)) as advance:
@@ -94,6 +99,12 @@ async def copy(
         Path | None,
         typer.Option("--to", metavar="CONFIG", help="Configuration of the store to write; the current one without it."),
     ] = None,
+    from_store: Annotated[
+        str | None, typer.Option("--from-store", metavar="NAME", help="Which of that configuration's stores to read.")
+    ] = None,
+    to_store: Annotated[
+        str | None, typer.Option("--to-store", metavar="NAME", help="Which of that configuration's stores to write.")
+    ] = None,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
 ) -> None:
@@ -102,9 +113,15 @@ async def copy(
 
     Runs that are there already, the same in every part, are skipped. Their data in the catalog is not copied.
     """
-    if source is None and target is None:
-        raise ConfigurationError("say where from, or where to: --from CONFIG, --to CONFIG or both")
-    async with open_run_log_store(source or session.config) as old, open_run_log_store(target or session.config) as new:
+    if not (source or target or from_store or to_store):
+        raise ConfigurationError("say where from, or where to: --from CONFIG, --to CONFIG, --from-store or --to-store")
+    old_side, new_side = _side(session, source, from_store), _side(session, target, to_store)
+    # Nothing is opened to be read from unless the other one may be written to.
+    await new_side.require(reads=True, writes=True)
+    async with (
+        old_side.run_log_store(reads=True) as old,
+        new_side.run_log_store(reads=True, writes=True) as new,
+    ):
         if old.location == new.location and type(old) is type(new):
             raise ConfigurationError(f"source and target are the same: {old.location}")
         jobs = await store_jobs(old, run_ids or [])
@@ -112,6 +129,12 @@ async def copy(
             outcomes = await transfer(jobs, new, overwrite=overwrite, dry_run=dry_run, on_outcome=advance)
     report = Report("copied", "copy", dry_run=dry_run, kept_fails=True)
     report.show(session, outcomes, old.location, new.location)
+
+
+def _side(session: Session, config: Path | None, store: str | None) -> Session:
+    """Return the session as if it were for one side of a copy; ``--store`` is of the configuration that is current."""
+    own = session.store if config is None else None
+    return replace(session, config=config or session.config, store=store or own)
 
 
 async def export(
@@ -146,7 +169,7 @@ async def export(
     many = len(run_ids) > 1
     if many and to is None:
         raise ConfigurationError("several runs do not fit one document: name a folder with --output")
-    async with open_run_log_store(session.config) as store:
+    async with session.run_log_store(reads=True) as store:
         for run_id in run_ids:
             run_log = await store.get_run_log_by_id(run_id)
             text = _document_text(for_other_tools(run_log, wrapped=form == "runnable"))

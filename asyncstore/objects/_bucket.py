@@ -10,20 +10,31 @@ from urllib.parse import quote, urlencode, urlsplit
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
+from asyncstore.aws._endpoints import canonical_host, has_address, is_aws, refuse_link_local_name
 from asyncstore.errors import ConfigurationError
 from asyncstore.objects._http._connection import CONNECT_TIMEOUT_S, READ_TIMEOUT_S
+from asyncstore.objects._http._origin import Proxy, proxy_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from asyncstore.aws.settings import AwsSettings
 
-__all__ = ["bucket_url", "check_bucket", "make_store", "read_ca_bundle", "write_headers"]
+__all__ = ["bucket_url", "check_bucket", "confine", "make_store", "read_ca_bundle", "write_headers"]
 
 _BUCKET = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9])?")
 
 REQUEST_TIMEOUT_S = 600
 """A whole request with its body; a stalled one is ended by the read timeout long before."""
+
+
+NOWHERE = "http://127.0.0.1:0"
+"""
+A proxy that is none, for all hosts but the endpoint's: nothing ever listens on port 0.
+
+obstore follows redirects to any host, with the session token and without a way to forbid it; so it is left without a
+way there. Its errors tell of this address then, and of no other request's.
+"""
 
 
 def make_store(
@@ -45,15 +56,15 @@ def make_store(
     Raises:
         ConfigurationError: the certificates are none, or the environment holds what obstore cannot read.
     """
+    endpoint = _endpoint(settings, bucket)
     client: dict[str, Any] = {
-        "allow_http": True,
+        **_only_way(endpoint),
         "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
         "read_timeout": timedelta(seconds=READ_TIMEOUT_S),
         "timeout": timedelta(seconds=REQUEST_TIMEOUT_S),
     }
     if root_certificate:
         client["root_certificate"] = root_certificate
-    endpoint = _endpoint(settings, bucket)
     # Each of these has a variable that obstore would read otherwise, and that our own wire does not know.
     options: dict[str, Any] = {
         "virtual_hosted_style_request": not settings.path_style(bucket),
@@ -82,6 +93,36 @@ def make_store(
                 "mend AWS_CA_BUNDLE, or what else the environment says of AWS"
             ) from error
         raise
+
+
+def _only_way(endpoint: str) -> dict[str, Any]:
+    """
+    Return options of obstore's client by which it reaches an endpoint, as our own wire does, and no other host.
+
+    By a real proxy others can be reached: there, a redirect of an endpoint on TLS cannot lead out of TLS at least.
+    """
+    way = {"allow_http": endpoint.startswith("http:")}
+    if proxy := proxy_for(endpoint):
+        Proxy.of(proxy)
+        return {**way, "proxy_url": proxy}
+    return {**way, "proxy_url": NOWHERE, "proxy_excludes": canonical_host(endpoint)}
+
+
+def confine(settings: AwsSettings, bucket: str) -> bool:
+    """
+    Tell whether obstore reaches the endpoint of a bucket and nothing else; blocks to look the endpoint's name up.
+
+    obstore looks it up again for each connection, so this is no guard against a name that changes its meaning.
+
+    Raises:
+        ConfigurationError: its name is that of a link-local address, and ``allow_link_local`` is not set.
+    """
+    endpoint = _endpoint(settings, bucket)
+    if proxy_for(endpoint):
+        return False
+    if not settings.allow_link_local and not has_address(endpoint) and not is_aws(endpoint):
+        refuse_link_local_name(endpoint)
+    return True
 
 
 def check_bucket(bucket: str) -> None:
@@ -142,7 +183,13 @@ def _without_default_port(url: str) -> str:
 
 
 def _endpoint(settings: AwsSettings, bucket: str) -> str:
+    url = settings.service_url
     if settings.path_style(bucket):
-        return settings.service_url
-    scheme, _, rest = settings.service_url.partition("://")
+        return url
+    if has_address(url):
+        # obstore would panic.
+        raise ConfigurationError(
+            "addressing_style 'virtual' needs an endpoint with a name: an address has no subdomain"
+        )
+    scheme, _, rest = url.partition("://")
     return f"{scheme}://{bucket}.{rest}"

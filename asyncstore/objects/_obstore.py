@@ -27,7 +27,7 @@ from asyncstore.errors import (
     IntegrityError,
     NotFoundError,
 )
-from asyncstore.objects._errors import from_obstore
+from asyncstore.objects._errors import from_obstore, shows_secrets
 from asyncstore.objects._putids import MarkedPut, put_marked
 from asyncstore.objects.base import (
     ALONE,
@@ -142,8 +142,10 @@ class ObstoreObjectStore(ObjectStore):
     async def head(self, key: str) -> ObjectMeta:
         """Describe an object; see :meth:`ObjectStore.head`."""
         await self._begin(key)
+        return await retrying(lambda: self._head_once(key), self._retry)
 
-        return await retrying(lambda: self._called("head", key, lambda: self._head_now(key)), self._retry)
+    async def _head_once(self, key: str) -> ObjectMeta:
+        return await self._called("head", key, lambda: self._head_now(key))
 
     def _head_now(self, key: str) -> ObjectMeta:
         """Describe an object, blocking; obstore's own errors leave it."""
@@ -177,13 +179,15 @@ class ObstoreObjectStore(ObjectStore):
     async def list_folder(self, prefix: str) -> Listing:
         """List one level; see :meth:`ObjectStore.list_folder`."""
         await self._begin()
+        return await retrying(lambda: self._list_folder_once(prefix), self._retry)
 
+    async def _list_folder_once(self, prefix: str) -> Listing:
         def ask() -> Listing:
             found = obstore.list_with_delimiter(self._store, prefix or None)
             folders = [f"{folder.rstrip('/')}/" for folder in found["common_prefixes"]]
             return Listing(folders, [_meta(item) for item in found["objects"]])
 
-        return await retrying(lambda: self._called("list", prefix, ask), self._retry)
+        return await self._called("list", prefix, ask)
 
     async def delete(self, keys: Collection[str]) -> None:
         """Delete objects; see :meth:`ObjectStore.delete`."""
@@ -317,7 +321,11 @@ class ObstoreObjectStore(ObjectStore):
         except _FOREIGN as error:
             if isinstance(error, AsyncStoreError):
                 raise
-            raise from_obstore(error, f"{verb} {self._at(key)}") from error
+            failure, cause = from_obstore(error, f"{verb} {self._at(key)}"), error
+        # Not from within the handler, where it would be chained to what must not be seen.
+        if shows_secrets(cause):
+            raise failure
+        raise failure from cause
 
     def _abandon(self, keys: Collection[str], end: asyncio.Future[None]) -> None:
         def forget(_: object) -> None:

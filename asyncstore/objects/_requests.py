@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote, urlsplit
 
 from asyncstore.errors import ConflictError, IntegrityError, InvalidValueError, UnavailableError
-from asyncstore.objects._errors import BODILESS, code_in, from_s3_code, no_answer, transport_reason
+from asyncstore.objects._errors import (
+    BODILESS,
+    code_in,
+    from_s3_code,
+    no_answer,
+    region_in,
+    server_time_s,
+    transport_reason,
+)
 from asyncstore.objects._http._bodies import Blocks, Collected, TooLongError
 from asyncstore.objects._http._connection import BrokenError, ConnectError
 from asyncstore.objects._http._parsing import MalformedError
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from asyncstore.aws.credentials import Credentials
+    from asyncstore.errors import AsyncStoreError
     from asyncstore.objects._http._bodies import Sink
     from asyncstore.objects._http._connection import Body, Connection, Wait
     from asyncstore.objects._http._origin import Origin
@@ -38,6 +47,9 @@ MOST_BYTES = 64 * 1024 * 1024
 
 MOST_ERROR_BYTES = 1024 * 1024
 """Nor is what it says of an error."""
+
+MOST_SKEW_S = 900.0
+"""How far from its own S3 lets the time of a signature be."""
 
 READS = {"GET", "HEAD"}
 """Methods that change nothing."""
@@ -110,6 +122,7 @@ class Line:
     ) -> Wait[Reply]:
         """Send a request, and judge the answer."""
         incoming = _Incoming(receive, most_bytes)
+        signed_s = self._signer.now_s()
         head, body = self._head(request, outgoing, keys), outgoing.body()
         try:
             answer = yield from connection.exchange(request.method, head, body, incoming.sink)
@@ -128,8 +141,7 @@ class Line:
                 body.close()
         said = incoming.body
         if _is_failure(answer.status):
-            code = code_in(said.decode(errors="replace"))
-            raise from_s3_code(code, answer.status, request.what, bodiless=request.method in BODILESS)
+            raise _refusal(request, answer, said.decode(errors="replace"), signed_s)
         return Reply(answer.status, answer.headers, said)
 
     def _head(self, request: Request, outgoing: Outgoing, keys: Credentials) -> bytes:
@@ -235,6 +247,16 @@ class Outgoing:
             self._check()
             self.gone = True
             yield memoryview(last)
+
+
+def _refusal(request: Request, answer: Head, said: str, signed_s: float) -> AsyncStoreError:
+    """Return what an answer means, with this body, to a request that was signed at that time."""
+    code, server_s = code_in(said), server_time_s(said, answer.headers.get("date", ""))
+    if not code and answer.status == 403 and request.method == "HEAD" and server_s is not None:
+        # Its body would have said so.
+        code = "RequestTimeTooSkewed" if abs(server_s - signed_s) > MOST_SKEW_S else ""
+    bodiless, region = request.method in BODILESS, answer.headers.get("x-amz-bucket-region") or region_in(said)
+    return from_s3_code(code, answer.status, request.what, bodiless=bodiless, server_s=server_s, region=region)
 
 
 def _is_failure(status: int) -> bool:

@@ -8,14 +8,16 @@ from any thread.
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from asyncstore.errors import AsyncStoreError, ClosedError
+from asyncstore.errors import AsyncStoreError, ClosedError, UnavailableError
 from asyncstore.objects._http._driving import run, run_many
 from asyncstore.objects._http._origin import Origin
 from asyncstore.objects._http._pool import Pool
 from asyncstore.objects._http._signing import Signer
+from asyncstore.objects._renewing import ATTEMPTS, REFUSALS, asks_for_keys
 from asyncstore.objects._requests import READS, Line, Outgoing
 
 if TYPE_CHECKING:
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncstore.aws.credentials import CredentialProvider, Credentials
-    from asyncstore.objects._http._connection import Wait
+    from asyncstore.objects._http._connection import Connection, Wait
+    from asyncstore.objects._renewing import Refusal
     from asyncstore.objects._requests import Receive, Reply, Request
 
 __all__ = ["Errand", "Sender", "Wire"]
@@ -49,9 +52,22 @@ class Wire:
         region: the bucket's.
         ca_bundle: CA certificates to trust instead of botocore's own.
         connections: most connections that are kept.
+        now_s: tells the server's time, in seconds since the epoch.
+        allow_link_local: let the host's name turn out to be a link-local address.
     """
 
-    def __init__(self, url: str, region: str, ca_bundle: Path | None, *, connections: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        region: str,
+        ca_bundle: Path | None,
+        *,
+        connections: int,
+        now_s: Callable[[], float] = time.time,
+        allow_link_local: bool = False,
+    ) -> None:
+        self._now_s = now_s
+        self._allow_link_local = allow_link_local
         self._url = url
         self._region = region
         self._ca_bundle = ca_bundle
@@ -104,9 +120,15 @@ class Wire:
         finally:
             line.pool.give_back(connection)
 
-    def send_many(self, errands: Iterator[Errand], keys: Callable[[], Credentials], at_once: Callable[[], int]) -> None:
+    def send_many(
+        self,
+        errands: Iterator[Errand],
+        keys: Callable[[], Credentials],
+        at_once: Callable[[], int],
+        heed: Callable[[Credentials, Refusal], None] | None = None,
+    ) -> None:
         """
-        Send many requests, each once, ``at_once()`` of them at the same time, until there are no more.
+        Send many requests, each to be done once, ``at_once()`` of them at the same time, until there are no more.
 
         What a function given here raises is raised when those that are under way are settled: none lands later.
 
@@ -114,6 +136,7 @@ class Wire:
             errands: asked for the next one whenever there is room.
             keys: gives what signs at this moment.
             at_once: most at the same time at this moment; one is under way in any case.
+            heed: told which keys were refused and how, raises what becomes of the request, or lets it be made again.
 
         Raises:
             ClosedError: this was closed; no errand is settled any more.
@@ -123,6 +146,22 @@ class Wire:
         under_way = 0
         failures: list[Exception] = []
 
+        def exchange(connection: Connection, errand: Errand, used: Credentials) -> Wait[Reply]:
+            outgoing = Outgoing(errand.request, self.check_open)
+            return line.exchange(connection, errand.request, outgoing, used, most_bytes=errand.most_bytes)
+
+        def exchange_again(connection: Connection, errand: Errand, used: Credentials, refusal: Refusal) -> Wait[Reply]:
+            for _ in range(ATTEMPTS - 1):
+                if heed is None:
+                    break
+                heed(used, refusal)
+                used = keys()
+                try:
+                    return (yield from exchange(connection, errand, used))
+                except REFUSALS as error:
+                    refusal = error
+            raise refusal
+
         def serve(errand: Errand | None) -> Wait[None]:
             nonlocal ended, under_way
             connection = line.pool.take()
@@ -130,10 +169,11 @@ class Wire:
                 while errand is not None:
                     outcome: Reply | AsyncStoreError
                     try:
-                        outgoing = Outgoing(errand.request, self.check_open)
-                        outcome = yield from line.exchange(
-                            connection, errand.request, outgoing, keys(), most_bytes=errand.most_bytes
-                        )
+                        used = keys()
+                        try:
+                            outcome = yield from exchange(connection, errand, used)
+                        except REFUSALS as refusal:
+                            outcome = yield from exchange_again(connection, errand, used, refusal)
                     except AsyncStoreError as error:
                         outcome = error
                     errand.settle(outcome)
@@ -190,8 +230,10 @@ class Wire:
         with self._lock:
             self.check_open()
             if self._line is None:
-                origin = Origin.of(self._url, self._ca_bundle)
-                self._line = Line(self._url, origin, Pool(origin, self._most), Signer(origin.said, self._region))
+                origin = Origin.of(self._url, self._ca_bundle, allow_link_local=self._allow_link_local)
+                self._line = Line(
+                    self._url, origin, Pool(origin, self._most), Signer(origin.said, self._region, now_s=self._now_s)
+                )
             return self._line
 
 
@@ -199,9 +241,12 @@ class Sender:
     """
     Sends the requests of one call to a thread, which may hang up meanwhile.
 
+    Each is signed by keys that are valid at its moment, for which it may have to wait. One whose keys or whose time is
+    refused is made again, with others.
+
     Args:
         wire: what sends them.
-        provider: whose keys sign each of them: those of the moment. They must have been awaited.
+        provider: gives the keys.
     """
 
     def __init__(self, wire: Wire, provider: CredentialProvider) -> None:
@@ -210,8 +255,16 @@ class Sender:
         self._gone = False
 
     def send(self, request: Request, receive: Receive | None = None) -> Reply:
-        """Send one request, once; see :meth:`Wire.send`."""
-        return self._wire.send(request, self._provider.current, check=self.check, receive=receive)
+        """Send one request, to be carried out once; see :meth:`Wire.send`."""
+        for left in reversed(range(ATTEMPTS)):
+            used = self._keys()
+            try:
+                return self._wire.send(request, used, check=self.check, receive=receive)
+            except REFUSALS as refusal:
+                if not left:
+                    raise
+                self._heed(used, refusal)
+        raise AssertionError("the last attempt returns or raises")
 
     def send_many(self, errands: Iterator[Errand], at_once: Callable[[], int]) -> None:
         """
@@ -219,7 +272,7 @@ class Sender:
 
         Those that are under way when the caller hangs up are settled, and no further ones are sent.
         """
-        self._wire.send_many(self._wanted(errands), lambda: self._provider.current, at_once)
+        self._wire.send_many(self._wanted(errands), self._keys, at_once, self._heed)
 
     def check(self) -> None:
         """
@@ -235,6 +288,19 @@ class Sender:
     def hang_up(self) -> None:
         """Let what is under way end at its next block."""
         self._gone = True
+
+    def _keys(self) -> Credentials:
+        return self._provider.wait(self.check)
+
+    def _heed(self, used: Credentials, refusal: Refusal) -> None:
+        if not asks_for_keys(refusal, used, self._provider.clock):
+            return
+        try:
+            self._provider.wait_renewed(used, self.check)
+        except (UnavailableError, ClosedError):
+            raise
+        except AsyncStoreError as error:
+            raise refusal from error
 
     def _wanted(self, errands: Iterator[Errand]) -> Iterator[Errand]:
         while not self._gone and (errand := next(errands, None)) is not None:

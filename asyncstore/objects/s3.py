@@ -1,9 +1,10 @@
 """
 Objects in an S3 bucket, on AWS or any server that speaks its protocol.
 
-obstore carries small objects, deletes and copies; listings, large files, reads in blocks, and whatever needs an upload
-id or headers that obstore cannot send go out over a wire of our own. Both are configured from one
-:class:`AwsSettings`, take credentials from one provider, and never retry themselves: the one retry layer is ours.
+obstore carries small objects, deletes and copies. Listings, large files, reads in blocks, whatever needs an upload id
+or headers that obstore cannot send, and all the rest where this machine's clock is wrong, go out over a wire of our
+own. Both are configured from one :class:`AwsSettings`, take credentials from one provider, and never retry themselves:
+the one retry layer is ours.
 """
 
 from __future__ import annotations
@@ -18,18 +19,20 @@ from asyncstore._core.retry import DEFAULT_RETRY, RetryPolicy
 from asyncstore._core.threads import in_thread
 from asyncstore.aws.credentials import CredentialProvider
 from asyncstore.errors import AsyncStoreError, ConfigurationError, ConflictError, IntegrityError
-from asyncstore.objects._bucket import bucket_url, check_bucket, make_store, read_ca_bundle, write_headers
+from asyncstore.objects._bucket import bucket_url, check_bucket, confine, make_store, read_ca_bundle, write_headers
 from asyncstore.objects._copies import COPY_LIMIT_BYTES, Copy
 from asyncstore.objects._endpoint import Endpoint
 from asyncstore.objects._errors import RangeIgnoredError
 from asyncstore.objects._files import FileUpload
+from asyncstore.objects._leased import LeasedClient
 from asyncstore.objects._listing import Listing
 from asyncstore.objects._messages import metadata_headers
 from asyncstore.objects._multipart import PART_BYTES
-from asyncstore.objects._obstore import ObstoreObjectStore
+from asyncstore.objects._plain import PlainRequests
 from asyncstore.objects._probe import Prober
 from asyncstore.objects._reading import RangeRead
 from asyncstore.objects._requests import NoConnectionError, Request
+from asyncstore.objects._signed import SignedObjectStore
 from asyncstore.objects._uploads import UploadRequests
 from asyncstore.objects._volley import Volley
 from asyncstore.objects._wire import Sender, Wire
@@ -58,7 +61,7 @@ SETTLE_DEADLINE_S = 0.5
 """How long an abort waits for parts of its upload that are under way."""
 
 
-class S3ObjectStore(ObstoreObjectStore):
+class S3ObjectStore(SignedObjectStore):
     """
     Objects of one bucket.
 
@@ -80,17 +83,22 @@ class S3ObjectStore(ObstoreObjectStore):
         retry: RetryPolicy = DEFAULT_RETRY,
         credentials: CredentialProvider | None = None,
     ) -> None:
-        super().__init__(limit=settings.max_concurrency, retry=retry)
+        own = [] if credentials else [CredentialProvider(settings)]
+        credentials = credentials or own[0]
+        super().__init__(limit=settings.max_concurrency, retry=retry, credentials=credentials)
         check_bucket(bucket)
         self._bucket = bucket
         self._settings = settings
         self._probe_prefix = probe_prefix
-        self._credentials = credentials or CredentialProvider(settings)
-        role = settings.multipart_upload_role_arn
-        multipart = CredentialProvider(settings, role_arn=role) if role else self._credentials
-        self._run = partial(self._run_as, self._credentials)
+        self._multipart = credentials
+        if role := settings.multipart_upload_role_arn:
+            self._multipart = CredentialProvider(settings, role_arn=role, clock=credentials.clock)
+            own.append(self._multipart)
+        self._own_credentials = own
+        self._run = partial(self._run_as, credentials)
+        self._plain = PlainRequests(self._run, self._at, write_headers(settings), settings.user_metadata)
         self._requests = UploadRequests(self._run, self._at, retry)
-        self._uploads = UploadRequests(partial(self._run_as, multipart), self._at, retry)
+        self._uploads = UploadRequests(partial(self._run_as, self._multipart), self._at, retry)
         self._endpoint: Endpoint
         self._wire: Wire
 
@@ -102,18 +110,29 @@ class S3ObjectStore(ObstoreObjectStore):
     async def _open(self, stack: AsyncExitStack) -> None:
         # First in, last out: nothing is asked any more when the client goes.
         stack.callback(self._drop_store)
+        for provider in self._own_credentials:
+            stack.push_async_callback(provider.aclose)
         await super()._open(stack)
         settings = self._settings
         url, connections = bucket_url(settings, self._bucket), settings.max_concurrency
-        self._wire = Wire(url, settings.region, settings.ca_bundle, connections=connections)
+        now_s = self._credentials.clock.now_s
+        self._wire = Wire(
+            url,
+            settings.region,
+            settings.ca_bundle,
+            connections=connections,
+            now_s=now_s,
+            allow_link_local=settings.allow_link_local,
+        )
         # Before the threads are waited for: they end when they see it.
         stack.callback(self._wire.close)
-        self._store = make_store(
-            settings,
-            self._bucket,
-            credentials=partial(_current_credentials, self._credentials),
-            root_certificate=await asyncio.to_thread(read_ca_bundle, settings),
+        bucket, certificates = self._bucket, await asyncio.to_thread(read_ca_bundle, settings)
+        self._confined = await asyncio.to_thread(confine, settings, bucket)
+        self._client = LeasedClient(
+            lambda keys: make_store(settings, bucket, credentials=keys, root_certificate=certificates),
+            self._credentials,
         )
+        self._store = self._client.store
         self._endpoint = Endpoint(
             settings.endpoint or "",
             settings.region,
@@ -150,7 +169,11 @@ class S3ObjectStore(ObstoreObjectStore):
                 if said or settings.user_metadata:
                     await copy.whole(self._requests, self._run)
                 else:
-                    await super().copy(source, target, meta=meta, transfer=transfer)
+                    through = super().copy
+                    await self._either(
+                        lambda: through(source, target, meta=meta, transfer=transfer),
+                        lambda: copy.whole(self._requests, self._run),
+                    )
             except AsyncStoreError as error:
                 if not await copy.was_too_large(self._requests, error):
                     raise
@@ -311,10 +334,11 @@ class S3ObjectStore(ObstoreObjectStore):
     ) -> R:
         """Call ``work`` in a thread, with what signs its requests by the provider's keys; see :class:`Run`."""
         self._check_open()
+        # So that no thread has to wait for them, but in the rarest case.
         await provider.get()
         sender = Sender(self._wire, provider)
         try:
-            return await self._called(verb, key, lambda: work(sender), writes=names)
+            return await self._called_with_own(verb, key, lambda: work(sender), writes=names)
         except asyncio.CancelledError:
             sender.hang_up()
             raise
@@ -347,26 +371,12 @@ class S3ObjectStore(ObstoreObjectStore):
     def _if_match(self, etag: str) -> str:
         return self._endpoint.if_match(etag)
 
-    async def _begin(self, *keys: str, writes: bool = False) -> None:
-        await super()._begin(*keys, writes=writes)
-        await self._credentials.get()
-
     def _drop_store(self) -> None:
         # Its connections close when nobody holds it any more, and whoever has closed us may go on holding us.
         vars(self).pop("_store", None)
+        if "_client" in vars(self):
+            self._client.drop()
 
     def _at(self, key: str) -> str:
         endpoint = self._settings.endpoint
         return f"{self.location}/{key}" + (f" at {endpoint}" if endpoint else "")
-
-
-def _current_credentials(provider: CredentialProvider) -> dict[str, Any]:
-    # Called in the midst of requests, where nothing may block: each has seen to it that these are valid. It must not
-    # know the store, for obstore's garbage is not collected where it is part of a cycle.
-    found = provider.current
-    return {
-        "access_key_id": found.access_key_id,
-        "secret_access_key": found.secret_access_key,
-        "token": found.token,
-        "expires_at": found.expires_at,
-    }

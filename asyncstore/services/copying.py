@@ -29,14 +29,19 @@ _YAML = {".yaml", ".yml"}
 @asynccontextmanager
 async def open_run_log_store(
     config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    *,
+    store: str | None = None,
+    reads: bool = False,
+    writes: bool = False,
 ) -> AsyncIterator[RunLogStore]:
     """Open the run-log store of a configuration, and not its catalog; see :func:`open_services`."""
-    configuration = await read_configuration(config)
+    configuration = await read_configuration(config, store)
+    configuration.access.require(read=reads, write=writes)
     async with (
         await make_secrets(configuration) as secrets,
-        await make_run_log_store(configuration, secrets) as store,
+        await make_run_log_store(configuration, secrets) as opened,
     ):
-        yield store
+        yield opened
 
 
 @asynccontextmanager
@@ -46,6 +51,7 @@ async def open_run_source(
     layout: Layout | None = None,
     endpoint_url: str | None = None,
     region: str | None = None,
+    insecure: bool = False,
 ) -> AsyncIterator[RunSource]:
     """
     Open the logs of another tool.
@@ -56,6 +62,7 @@ async def open_run_source(
         layout: which layout to look for, instead of telling it from names.
         endpoint_url: another S3 server than AWS', with an S3 URL.
         region: the bucket's region, with an S3 URL.
+        insecure: let an S3 server be on another host over ``http``.
 
     Raises:
         NotFoundError: there is nothing there.
@@ -64,9 +71,9 @@ async def open_run_source(
     if Path(source).suffix in _YAML and not source.startswith("s3://"):
         if endpoint_url or region:
             raise ConfigurationError(f"--endpoint-url and --region are for s3:// only: {source} says where to read")
-        place = await asyncio.to_thread(_configured_place, Path(source))
+        place = await asyncio.to_thread(_configured_place, Path(source), insecure=insecure)
     else:
-        place = await asyncio.to_thread(place_of, source, endpoint_url=endpoint_url, region=region)
+        place = await asyncio.to_thread(place_of, source, endpoint_url=endpoint_url, region=region, insecure=insecure)
     async with place.objects:
         yield RunSource(place, layout)
 
@@ -110,7 +117,7 @@ def _require_all(patterns: Collection[str], run_ids: Collection[str], where: str
             raise NotFoundError(f"no run {pattern!r} in {where}")
 
 
-def _configured_place(path: Path) -> Place:
+def _configured_place(path: Path, *, insecure: bool) -> Place:
     document = _load_yaml(path)
     sections = document if isinstance(document, dict) else {}
     named = [key for key in _SPELLINGS if key in sections]
@@ -125,4 +132,4 @@ def _configured_place(path: Path) -> Place:
     options = section.get("config") or {}
     if not isinstance(options, dict):
         raise ConfigurationError(f"{path}: {named[0]}: 'config' must be a mapping")
-    return place_of_service(section["type"], options, f"{path}: {named[0]}")
+    return place_of_service(section["type"], options, f"{path}: {named[0]}", insecure=insecure)

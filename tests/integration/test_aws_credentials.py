@@ -1,23 +1,37 @@
-"""Where credentials come from, and how they stay fresh; STS is moto's."""
+"""Where credentials come from, and how they stay fresh; STS is moto's, or one that does as it is told."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import pickle
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from asyncstore.aws.credentials import CredentialProvider, Credentials
+from asyncstore.aws.credentials import EARLY_SHARE, CredentialProvider, Credentials, GivenCredentials
 from asyncstore.aws.settings import AwsSettings
-from asyncstore.errors import ConfigurationError, CredentialsError, UnavailableError
+from asyncstore.errors import (
+    AccessDeniedError,
+    AsyncStoreError,
+    ClosedError,
+    ConfigurationError,
+    CredentialsError,
+    UnavailableError,
+)
+from tests._fake_sts import ROLE, FakeSts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from asyncstore.testing.servers import S3Server
 
-ROLE = "arn:aws:iam::123456789012:role/writer"
+CALLERS = 200
 
 
 async def test_default_chain_reads_the_environment() -> None:
@@ -89,38 +103,257 @@ async def test_role_is_assumed_and_kept(moto: S3Server) -> None:
     assert found.expires_at is not None
     assert found.expires_at - datetime.now(UTC) <= timedelta(seconds=900)
     assert await provider.get() is found
-    assert found.secret_access_key not in repr(found)
 
 
-async def test_waiting_tasks_share_one_refresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    provider = CredentialProvider(AwsSettings())
-    calls: list[int] = []
-    real = provider._find
-
-    def find() -> Credentials:
-        calls.append(1)
-        return real()
-
-    monkeypatch.setattr(provider, "_find", find)
-    async with asyncio.TaskGroup() as group:
-        for _ in range(200):
-            group.create_task(provider.get())
-    assert len(calls) == 1
-
-
-async def test_failed_early_refresh_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    provider = CredentialProvider(AwsSettings())
-    valid = Credentials("id", "secret", "token", datetime.now(UTC) + timedelta(minutes=5))
-    provider._current, provider._refresh_at = valid, datetime.now(UTC)
-
-    def fail() -> Any:
-        raise CredentialsError("STS says no")
-
-    monkeypatch.setattr(provider, "_find", fail)
-    assert await provider.get() is valid
-
-
-async def test_no_metadata_service_is_unavailable_or_no_credentials(moto: S3Server) -> None:
+async def test_sts_that_is_not_there_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asyncstore.aws.credentials.DELAYS_S", (0.01, 0.01))
     settings = AwsSettings(endpoint_url="http://127.0.0.1:9", role_arn=ROLE)
     with pytest.raises(UnavailableError, match="cannot be reached"):
         await CredentialProvider(settings).get()
+
+
+# How they stay fresh
+
+
+class GatedSts(FakeSts):
+    """Answers while its gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.asked = threading.Event()
+
+    def answer(self, asked: dict[str, str], headers: dict[str, str]) -> tuple[int, str]:
+        self.asked.set()
+        assert self.gate.wait(60)
+        return super().answer(asked, headers)
+
+
+@pytest.fixture
+def sts(monkeypatch: pytest.MonkeyPatch) -> Iterator[GatedSts]:
+    with GatedSts() as sts:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", sts.url)
+        yield sts
+        sts.gate.set()
+
+
+@pytest.fixture
+def provider(sts: GatedSts) -> CredentialProvider:
+    return CredentialProvider(AwsSettings(role_arn=ROLE))
+
+
+def go_on_waiting() -> None:
+    """Wait for as long as it takes."""
+
+
+async def test_waiting_tasks_share_one_renewal(sts: GatedSts, provider: CredentialProvider) -> None:
+    sts.gate.clear()
+    async with asyncio.TaskGroup() as group:
+        calls = [group.create_task(provider.get()) for _ in range(CALLERS)]
+        await asyncio.to_thread(sts.asked.wait)
+        sts.gate.set()
+    assert len({call.result().access_key_id for call in calls}) == 1
+    assert (sts.granted, sts.most_at_once) == (1, 1)
+
+
+async def test_threads_and_tasks_of_any_loop_share_one_renewal(sts: GatedSts, provider: CredentialProvider) -> None:
+    sts.gate.clear()
+    with ThreadPoolExecutor(20) as pool:
+        waits = [asyncio.wrap_future(pool.submit(provider.wait, go_on_waiting)) for _ in range(10)]
+        waits += [asyncio.wrap_future(pool.submit(asyncio.run, provider.get())) for _ in range(10)]
+        own = asyncio.create_task(provider.get())
+        await asyncio.to_thread(sts.asked.wait)
+        sts.gate.set()
+        keys = {(await wait).access_key_id for wait in [*waits, own]}
+    assert (len(keys), sts.granted) == (1, 1)
+
+
+async def test_a_caller_that_is_cancelled_does_not_disturb_the_others(
+    sts: GatedSts, provider: CredentialProvider
+) -> None:
+    sts.gate.clear()
+    first, second = asyncio.create_task(provider.get()), asyncio.create_task(provider.get())
+    await asyncio.to_thread(sts.asked.wait)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    sts.gate.set()
+    assert (await second).access_key_id
+    assert len(sts.calls) == 1
+
+
+async def test_a_thread_may_give_up(sts: GatedSts, provider: CredentialProvider) -> None:
+    sts.gate.clear()
+
+    def check() -> None:
+        if sts.asked.is_set():
+            raise ClosedError("enough")
+
+    with pytest.raises(ClosedError, match="enough"):
+        await asyncio.to_thread(provider.wait, check)
+    sts.gate.set()
+    assert (await provider.get()).access_key_id
+    assert len(sts.calls) == 1
+
+
+def make_due(provider: CredentialProvider) -> None:
+    """Let it be time for an early renewal."""
+    provider._due_s = time.time() - 1
+
+
+async def until_renewed(provider: CredentialProvider) -> None:
+    """Wait until no renewal is under way."""
+    while provider._flight is not None:
+        await provider.aclose()
+
+
+async def test_nobody_waits_for_an_early_renewal(sts: GatedSts, provider: CredentialProvider) -> None:
+    old = await provider.get()
+    make_due(provider)
+    sts.gate.clear()
+    sts.asked.clear()
+    for _ in range(CALLERS):
+        assert await provider.get() is old
+    assert await asyncio.to_thread(provider.wait, go_on_waiting) is old
+    await asyncio.to_thread(sts.asked.wait)
+    sts.gate.set()
+    await until_renewed(provider)
+    new = await provider.get()
+    assert new is not old
+    assert (sts.granted, sts.most_at_once) == (2, 1)
+
+
+async def test_an_early_renewal_that_fails_harms_nobody_and_is_tried_again(
+    sts: GatedSts, provider: CredentialProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = await provider.get()
+    for status, code in ((503, "ServiceUnavailable"), (403, "AccessDenied"), (400, "ExpiredToken")):
+        sts.refuses = lambda _, refusal=(status, code): refusal  # type: ignore[misc]
+        make_due(provider)
+        assert await provider.get() is old
+        await until_renewed(provider)
+        assert await provider.get() is old
+    # Once each, and not at every request.
+    assert (sts.granted, len(sts.calls)) == (1, 4)
+    assert [record.levelno for record in caplog.records if record.name == "asyncstore.aws.credentials"] == [
+        logging.WARNING
+    ] * 3
+    sts.refuses = lambda _: None
+    make_due(provider)
+    await provider.get()
+    await until_renewed(provider)
+    assert await provider.get() is not old
+
+
+async def test_a_renewal_that_fails_is_told_to_all_who_wait(sts: GatedSts, provider: CredentialProvider) -> None:
+    sts.refuses = lambda _: (403, "AccessDenied")
+    for _ in range(2):
+        outcomes = await asyncio.gather(*(provider.get() for _ in range(CALLERS)), return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {AccessDeniedError}
+    assert len(sts.calls) == 1
+
+
+async def test_it_is_time_for_renewal_at_random(provider: CredentialProvider) -> None:
+    shares = []
+    for _ in range(50):
+        now_s = time.time()
+        expires_at = datetime.fromtimestamp(now_s + 1000, UTC)
+        given = GivenCredentials(AwsSettings(), Credentials("id", "secret", "token", expires_at))
+        shares.append((now_s + 1000 - given._due_s) / 1000)
+    assert len(set(shares)) == len(shares)
+    assert EARLY_SHARE[0] - 0.01 <= min(shares) < max(shares) <= EARLY_SHARE[1] + 0.01
+
+
+async def test_those_that_are_refused_are_renewed_once(sts: GatedSts, provider: CredentialProvider) -> None:
+    old = await provider.get()
+    provider._given_s -= 60
+    async with asyncio.TaskGroup() as group:
+        calls = [group.create_task(provider.renew(old)) for _ in range(CALLERS)]
+    assert len({call.result().access_key_id for call in calls}) == 1
+    new = await provider.get()
+    # Those that were refused a while ago.
+    assert await provider.renew(old) is new
+    assert await asyncio.to_thread(provider.wait_renewed, old, go_on_waiting) is new
+    assert sts.granted == 2
+    with pytest.raises(CredentialsError, match="as soon as they were given"):
+        await provider.renew(new)
+
+
+async def test_there_may_be_no_others() -> None:
+    provider = CredentialProvider(AwsSettings())
+    found = await provider.get()
+    provider._given_s -= 60
+    with pytest.raises(CredentialsError, match="there are no others"):
+        await provider.renew(found)
+    assert await provider.get() == found
+
+
+async def test_what_was_given_is_given_and_nothing_else() -> None:
+    keys = Credentials("id", "secret")
+    provider = GivenCredentials(AwsSettings(role_arn=ROLE), keys)
+    assert await provider.get() is keys
+    provider._given_s -= 60
+    with pytest.raises(CredentialsError):
+        await provider.renew(keys)
+    with pytest.raises(TypeError):
+        pickle.dumps(provider)
+
+
+async def test_a_pickled_provider_is_its_settings(sts: GatedSts, provider: CredentialProvider) -> None:
+    found = await provider.get()
+    pickled = pickle.dumps(provider)
+    assert found.access_key_id.encode() not in pickled
+    again = pickle.loads(pickled)
+    assert (await again.get()).access_key_id != found.access_key_id
+    assert sts.calls[0]["RoleArn"] == sts.calls[1]["RoleArn"]
+    with pytest.raises(TypeError, match="not pickled"):
+        pickle.dumps(found)
+
+
+async def test_what_it_shows_of_itself(provider: CredentialProvider) -> None:
+    assert repr(provider) == f"<CredentialProvider default chain as {ROLE}: none yet>"
+    found = await provider.get()
+    assert repr(provider).startswith(f"<CredentialProvider default chain as {ROLE}: ")
+    assert repr(provider).endswith(" s left>")
+    for shown in (repr(provider), repr(found), str(found)):
+        assert found.secret_access_key not in shown
+        assert str(found.token) not in shown
+
+
+async def test_closing_waits_a_moment_and_not_for_ever(sts: GatedSts, provider: CredentialProvider) -> None:
+    await provider.aclose()
+    sts.gate.clear()
+    call = asyncio.create_task(provider.get())
+    await asyncio.to_thread(sts.asked.wait)
+    await provider.aclose()
+    assert not call.done()
+    sts.gate.set()
+    assert (await call).access_key_id
+    await provider.aclose()
+
+
+async def test_threads_that_cannot_be_started(provider: CredentialProvider, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(UnavailableError, match="can't start new thread"):
+            await provider.get()
+    assert (await provider.get()).access_key_id
+
+
+async def test_what_is_not_foreseen_is_told_as_well(
+    provider: CredentialProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError("no more")
+
+    monkeypatch.setattr("asyncstore.aws.credentials.base_credentials", fail)
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            await provider.get()
+    monkeypatch.undo()
+    with pytest.raises(AsyncStoreError):
+        await CredentialProvider(AwsSettings(aws_profile="nobody")).get()

@@ -28,6 +28,7 @@ from tests._http_server import KEYS, PlayedServer, nothing_left, ok, refusing_po
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from asyncstore.aws.credentials import Credentials
     from tests._http_server import Asked, Peer
 
 
@@ -108,7 +109,8 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 class Provider:
-    current = KEYS
+    def wait(self, _: object) -> Credentials:
+        return KEYS
 
 
 def sender_of(wire: Wire) -> Sender:

@@ -35,9 +35,12 @@ from asyncstore.runlog.chunked import ChunkedS3RunLogStore
 from asyncstore.runlog.document import S3RunLogStore
 from asyncstore.testing._objects.conditions import ConditionSuite
 from asyncstore.testing.s3_stub import Behaviour, Fault, S3Stub
+from tests._http_server import tls_server
+from tests._surroundings import tls_front
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
 
     from asyncstore.objects.base import ObjectStore
     from asyncstore.testing.s3_stub import StubServer
@@ -199,13 +202,20 @@ async def test_every_write_says_what_a_policy_may_demand(
 
 
 async def test_what_only_obstore_reaches_is_not_taken_for_a_server_in_trouble(
-    stub: S3Stub, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    stub: S3Stub,
+    bucket: Bucket,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
 ) -> None:
-    # botocore does not read networks there, and goes to a proxy that is not up.
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    monkeypatch.setenv("no_proxy", "127.0.0.0/8")
+    tls, authority = tls_server(tmp_path)
+    # Which certificates the system trusts is nothing to botocore, and to our own wire.
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
     with caplog.at_level(logging.INFO, "asyncstore"):
-        async with objects_of(bucket) as store:
+        async with (
+            tls_front(stub.url, tls) as url,
+            S3ObjectStore(bucket.name, AwsSettings(endpoint_url=url)) as store,
+        ):
             assert await store.capabilities() == replace(FULL, checksums=False)
     assert stub.requests == {"PutObject": 4, "DeleteObjects": 1}
     assert [record.message.partition(" in ")[0] for record in caplog.records] == [
@@ -507,7 +517,7 @@ async def test_a_condition_of_which_nothing_can_be_found_out_is_not_relied_on(
     ],
 )
 def test_where_a_bucket_is(given: dict[str, Any], url: str) -> None:
-    assert bucket_url(AwsSettings(**given), "b") == url
+    assert bucket_url(AwsSettings(insecure=True, **given), "b") == url
 
 
 @pytest.mark.parametrize("code", ["BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch"])

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
     from pathlib import Path
 
+    from asyncstore.aws.credentials import Credentials
     from asyncstore.objects.base import ObjectStore
     from asyncstore.objects.small import SmallObjects, SmallVerb
     from asyncstore.testing.servers import Bucket
@@ -425,7 +426,8 @@ def volley_to(server: PlayedServer) -> tuple[Volley, Wire]:
 
 
 class Provider:
-    current = KEYS
+    def wait(self, _: object) -> Credentials:
+        return KEYS
 
 
 @pytest.mark.parametrize("length", ["9" * 30, "9" * 6000, "-1", "", "5, 5", "x"])

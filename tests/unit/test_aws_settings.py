@@ -20,6 +20,43 @@ BAD_URLS = [
     "http://[",
     "http://h/a b",
     "http://h?q",
+    "https://h\nost",
+    "https://h\t",
+    "file:///etc/passwd",
+    "//h",
+]
+LINK_LOCAL = [
+    "169.254.169.254",
+    "169.254.170.2:80",
+    "169.254.0.0",
+    "169.254.255.255",
+    "169.254.169.254.",
+    "0xa9fea9fe",
+    "0xA9.0xFE.0xA9.0xFE",
+    "2852039166",
+    "0251.0376.0251.0376",
+    "169.254.43518",
+    "[fe80::1]",
+    "[FEBF::1]:9000",
+    "[::ffff:169.254.169.254]",
+    "[::ffff:a9fe:a9fe]",
+    "[0:0:0:0:0:ffff:a9fe:a9fe]",
+    "[64:ff9b::169.254.169.254]",
+    "[fd00:ec2::254]",
+    "instance-data",
+    "instance-data.ec2.internal.",
+    "metadata.google.internal",
+]
+ELSEWHERE = ["minio", "10.0.0.1", "168.254.169.254", "0.0.0.0:9000", "[2001:db8::1]", "localhost.example.com", "128.1"]
+HERE = [
+    "127.0.0.1",
+    "127.255.255.254:9000",
+    "127.1",
+    "0x7f.1",
+    "[::1]:9",
+    "[::ffff:127.0.0.1]",
+    "localhost",
+    "LOCALHOST:1",
 ]
 
 
@@ -31,6 +68,61 @@ def test_a_wrong_endpoint_is_told_wherever_it_stands(name: str, url: str, monkey
     monkeypatch.setenv(name, url)
     with pytest.raises(ConfigurationError, match=f"{name} must be an http"):
         _ = AwsSettings().endpoint
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("host", LINK_LOCAL)
+def test_link_local_addresses_are_refused_however_they_are_spelled(
+    scheme: str, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{scheme}://{host}/latest"
+    for more in ({}, {"insecure": True}):
+        with pytest.raises(ConfigurationError, match=r"'endpoint_url'.* link-local .*allow_link_local: true"):
+            AwsSettings.parse({"endpoint_url": url, **more}, "test")
+    settings = AwsSettings.parse({"endpoint_url": url, "allow_link_local": True, "insecure": True}, "test")
+    assert settings.endpoint == url
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", url)
+    with pytest.raises(ConfigurationError, match="AWS_ENDPOINT_URL_S3 is a link-local"):
+        _ = AwsSettings(insecure=True).endpoint
+    with pytest.raises(ConfigurationError, match="AWS_ENDPOINT_URL_STS is a link-local"):
+        _ = AwsSettings(insecure=True).sts_endpoint
+    assert settings.sts_endpoint == url
+
+
+@pytest.mark.parametrize("host", ELSEWHERE)
+def test_plain_http_to_another_host_has_to_be_said(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"http://{host}"
+    with pytest.raises(ConfigurationError, match=r"'endpoint_url'.* insecure: true"):
+        AwsSettings.parse({"endpoint_url": url, "allow_link_local": True}, "test")
+    assert AwsSettings(endpoint_url=url, insecure=True).endpoint == url
+    assert AwsSettings(endpoint_url=f"https://{host}").endpoint == f"https://{host}"
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.setenv(name, url)
+        with pytest.raises(ConfigurationError, match=f"{name} is http://.* insecure: true"):
+            _ = AwsSettings().service_url
+        assert AwsSettings(insecure=True).service_url == url
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", url)
+    with pytest.raises(ConfigurationError, match=r"AWS_ENDPOINT_URL_STS is http://.* insecure: true"):
+        _ = AwsSettings().sts_endpoint
+
+
+@pytest.mark.parametrize("host", HERE)
+def test_plain_http_to_this_machine_needs_no_word(host: str) -> None:
+    assert AwsSettings(endpoint_url=f"http://{host}").endpoint == f"http://{host}"
+
+
+def test_the_order_of_keys_is_of_no_account() -> None:
+    assert AwsSettings.parse({"endpoint_url": "http://minio", "insecure": True}, "").endpoint == "http://minio"
+    assert AwsSettings.parse({"insecure": True, "endpoint_url": "http://minio"}, "").endpoint == "http://minio"
+    with pytest.raises(ConfigurationError, match=r"'insecure'.*'endpoint_url'"):
+        AwsSettings.parse({"insecure": "perhaps", "endpoint_url": "http://minio"}, "")
+
+
+@pytest.mark.parametrize("region", ["evil.example/", "eu-west-1@evil", "a b", "a:1", "", "eu-west-1\n", "é"])
+def test_a_region_is_no_part_of_another_host(region: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"'region'.* the name of a region"):
+        AwsSettings.parse({"region": region}, "test")
 
 
 @pytest.mark.parametrize("url", ["http://user:hunter2@h", "http://user:hunter2@h:port", "http://user:hunter2@h x"])
@@ -51,10 +143,10 @@ def test_an_empty_endpoint_means_aws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_configured_endpoint_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://general/")
-    assert AwsSettings().endpoint == "http://general"
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://for-s3")
-    assert AwsSettings().endpoint == "http://for-s3"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://general/")
+    assert AwsSettings().endpoint == "https://general"
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://for-s3")
+    assert AwsSettings().endpoint == "https://for-s3"
     assert AwsSettings(endpoint_url="http://[::1]:9000/").endpoint == "http://[::1]:9000"
 
 
@@ -75,14 +167,14 @@ def test_automatic_addressing(endpoint: str | None, bucket: str, expected: bool)
 
 
 def test_roles_are_not_assumed_at_an_s3_server_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://only-s3")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://only-s3")
     assert AwsSettings().sts_endpoint is None
     assert AwsSettings(endpoint_url="https://s3.cn-north-1.amazonaws.com.cn").sts_endpoint is None
-    assert AwsSettings(endpoint_url="http://own").sts_endpoint == "http://own"
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://general")
-    assert AwsSettings().sts_endpoint == "http://general"
-    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", "http://for-sts")
-    assert AwsSettings(endpoint_url="http://own").sts_endpoint == "http://for-sts"
+    assert AwsSettings(endpoint_url="https://own").sts_endpoint == "https://own"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://general")
+    assert AwsSettings().sts_endpoint == "https://general"
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", "https://for-sts")
+    assert AwsSettings(endpoint_url="https://own").sts_endpoint == "https://for-sts"
 
 
 def test_the_home_folder_is_expanded() -> None:

@@ -172,7 +172,7 @@ def test_at_midnight_another_key_signs() -> None:
     ],
 )
 def test_the_host_that_is_signed_is_the_one_that_is_said(endpoint: str, expected: str) -> None:
-    url = bucket_url(AwsSettings(endpoint_url=endpoint), "bucket")
+    url = bucket_url(AwsSettings(insecure=True, endpoint_url=endpoint), "bucket")
     _, target, sent = head_of(line_to(url), Request("GET", "key", "get"))
     assert sent["host"] == expected
     assert target.endswith("/bucket/key")

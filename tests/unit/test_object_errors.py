@@ -5,8 +5,22 @@ from __future__ import annotations
 import pytest
 from obstore import exceptions as obs
 
-from asyncstore.errors import AccessDeniedError, AsyncStoreError, ConfigurationError, NotFoundError, UnavailableError
-from asyncstore.objects._errors import from_obstore, from_s3_code
+from asyncstore.errors import (
+    AccessDeniedError,
+    AsyncStoreError,
+    ConfigurationError,
+    CredentialsError,
+    NotFoundError,
+    UnavailableError,
+)
+from asyncstore.objects._errors import (
+    RefusedKeysError,
+    SkewedError,
+    UnexplainedError,
+    from_obstore,
+    from_s3_code,
+    server_time_s,
+)
 
 NOT_S3 = "Error performing {} http://h/b/k in 1ms - Server returned non-2xx status code: 404 Not Found: {}"
 
@@ -45,7 +59,40 @@ def test_a_404_of_s3_or_without_a_body_is_not_found() -> None:
         ("", 501, ConfigurationError),
         ("", 500, UnavailableError),
         ("InvalidArgument", 400, AsyncStoreError),
+        ("ExpiredToken", 400, RefusedKeysError),
+        ("InvalidToken", 400, RefusedKeysError),
+        ("TokenRefreshRequired", 400, RefusedKeysError),
+        ("InvalidAccessKeyId", 403, RefusedKeysError),
+        ("RequestTimeTooSkewed", 403, SkewedError),
+        ("RequestExpired", 400, SkewedError),
+        ("SignatureDoesNotMatch", 403, CredentialsError),
+        ("", 400, AsyncStoreError),
     ],
 )
 def test_codes_and_statuses(code: str, status: int, kind: type[AsyncStoreError]) -> None:
     assert type(from_s3_code(code, status, "put")) is kind
+
+
+def test_a_bad_request_without_a_body_may_be_about_keys() -> None:
+    assert type(from_s3_code("", 400, "head", bodiless=True)) is UnexplainedError
+    refusal = obs.GenericError(
+        "Error performing HEAD http://h/b/k in 1ms - Server returned non-2xx status code: 400 Bad Request: "
+    )
+    assert type(from_obstore(refusal, "head")) is UnexplainedError
+
+
+def test_the_time_of_a_server_is_in_the_body_or_in_the_head() -> None:
+    said = "<ServerTime>2026-11-21T10:00:00Z</ServerTime>"
+    assert server_time_s(said) == 1795255200.0
+    assert server_time_s(said, "Sat, 21 Nov 2026 11:00:00 GMT") == 1795255200.0
+    assert server_time_s("", "Sat, 21 Nov 2026 11:00:00 GMT") == 1795258800.0
+    assert server_time_s("<ServerTime>noon</ServerTime>", "Sat, 21 Nov 2026 11:00:00 GMT") == 1795258800.0
+    for nonsense in ("", "noon", "Sat, 99 Nov 2026 11:00:00 GMT"):
+        assert server_time_s("", nonsense) is None
+    refusal = obs.PermissionDeniedError(
+        "Error performing PUT http://h/b/k in 1ms - Server returned non-2xx status code: 403 Forbidden: "
+        f"<Error><Code>RequestTimeTooSkewed</Code>{said}</Error>"
+    )
+    told = from_obstore(refusal, "put")
+    assert isinstance(told, SkewedError)
+    assert told.server_s == 1795255200.0

@@ -75,6 +75,8 @@ class Pool:
                 found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             except (socket.gaierror, UnicodeError) as error:
                 raise OSError(f"dns error: {error}") from error
+            # At each look-up: what a name means may change after it was first asked for.
+            self._origin.check_addresses(str(address[0]) for *_, address in found)
             addresses = [(family, address) for family, _, _, _, address in found]
             self._known = (now_s + ADDRESSES_S, addresses)
         return addresses

@@ -50,14 +50,14 @@ class Signer:
         host: as the ``Host`` header says it.
         region: the host's.
         service: the host's.
-        now_s: tells seconds since the epoch.
+        now_s: tells seconds since the epoch by the host's clock.
     """
 
     def __init__(self, host: str, region: str, service: str = "s3", *, now_s: Callable[[], float] = time.time) -> None:
         self._host = host
         self._region = region
         self._service = service
-        self._now_s = now_s
+        self.now_s = now_s
         self._moment = (-1, "")
         self._derived = ("", "", b"")
 
@@ -93,7 +93,7 @@ class Signer:
 
     def _stamp(self) -> str:
         """Return the time in UTC as signatures say it."""
-        second = int(self._now_s())
+        second = int(self.now_s())
         known, stamp = self._moment
         if second != known:
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))

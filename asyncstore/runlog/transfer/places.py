@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from asyncstore._core.settings import Settings
-from asyncstore.aws.credentials import CredentialProvider, Credentials
+from asyncstore.aws.credentials import Credentials, GivenCredentials
 from asyncstore.aws.settings import AwsSettings
 from asyncstore.errors import ConfigurationError, NotFoundError
 from asyncstore.objects.folder import FolderObjectStore
@@ -53,15 +53,9 @@ class _MinioSettings(Settings):
     """Bucket and prefix in one."""
 
 
-class _GivenCredentials(CredentialProvider):
-    """The keys that stand in runnable's configuration itself."""
-
-    def __init__(self, settings: AwsSettings, credentials: Credentials) -> None:
-        super().__init__(settings)
-        self._current = credentials
-
-
-def place_of(source: str, *, endpoint_url: str | None = None, region: str | None = None) -> Place:
+def place_of(
+    source: str, *, endpoint_url: str | None = None, region: str | None = None, insecure: bool = False
+) -> Place:
     """
     Return the folder, ``s3://bucket/prefix`` or single document that ``source`` names; blocks to look at the folder.
 
@@ -69,12 +63,13 @@ def place_of(source: str, *, endpoint_url: str | None = None, region: str | None
         source: a path or an S3 URL; credentials for S3 come from the environment, as with any AWS tool.
         endpoint_url: another S3 server than AWS'.
         region: the bucket's region.
+        insecure: let the server be on another host over ``http``.
 
     Raises:
         NotFoundError: there is no such folder or file.
         ConfigurationError: the URL names no bucket, or an option fits only S3.
     """
-    given = {"endpoint_url": endpoint_url, "region": region}
+    given = {"endpoint_url": endpoint_url, "region": region, "insecure": insecure}
     options = {key: value for key, value in given.items() if value}
     if source.startswith(_S3):
         bucket, _, prefix = source.removeprefix(_S3).partition("/")
@@ -93,7 +88,7 @@ def place_of(source: str, *, endpoint_url: str | None = None, region: str | None
     raise NotFoundError(f"{path.absolute()} {what}")
 
 
-def place_of_service(service_type: str, options: Mapping[str, Any], where: str) -> Place:
+def place_of_service(service_type: str, options: Mapping[str, Any], where: str, *, insecure: bool = False) -> Place:
     """
     Return where the run-log store of an older tool's configuration keeps its logs.
 
@@ -101,6 +96,7 @@ def place_of_service(service_type: str, options: Mapping[str, Any], where: str) 
         service_type: its type, in magnus' or runnable's words.
         options: its configuration.
         where: where that was read, for messages.
+        insecure: let its server be on another host over ``http``, which the older tools do without a word.
 
     Raises:
         ConfigurationError: the type is not known or keeps no files, or its options are wrong.
@@ -115,9 +111,11 @@ def place_of_service(service_type: str, options: Mapping[str, Any], where: str) 
                 layout = Layout.DOCUMENT if service_type == "file-system" else None
                 return Place(FolderObjectStore(folder), layout=layout, limit=settings.max_concurrency)
             case "s3" | "chunked-s3":
-                return _on_s3(options, Layout.DOCUMENT if service_type == "s3" else None)
+                said = {**options, "insecure": True} if insecure else options
+                return _on_s3(said, Layout.DOCUMENT if service_type == "s3" else None)
             case "minio" | "chunked-minio":
-                return _on_minio(options, Layout.MINIO if service_type == "minio" else Layout.RUNNABLE_CHUNKED)
+                layout = Layout.MINIO if service_type == "minio" else Layout.RUNNABLE_CHUNKED
+                return _on_minio(options, layout, insecure=insecure)
     except ConfigurationError as error:
         raise ConfigurationError(f"{where}: {error}") from error
     raise ConfigurationError(
@@ -140,10 +138,10 @@ def _on_s3(options: Mapping[str, Any], layout: Layout | None) -> Place:
     return Place(objects, prefix, layout, limit=settings.max_concurrency)
 
 
-def _on_minio(options: Mapping[str, Any], layout: Layout) -> Place:
+def _on_minio(options: Mapping[str, Any], layout: Layout, *, insecure: bool) -> Place:
     given = _MinioSettings.parse(options, "run log store 'minio'")
     bucket, _, prefix = given.bucket.strip("/").partition("/")
-    settings = AwsSettings.parse({"endpoint_url": given.endpoint_url}, "run log store 'minio'")
+    settings = AwsSettings.parse({"endpoint_url": given.endpoint_url, "insecure": insecure}, "run log store 'minio'")
     keys = Credentials(given.aws_access_key_id, given.aws_secret_access_key)
-    objects = S3ObjectStore(bucket, settings, credentials=_GivenCredentials(settings, keys))
+    objects = S3ObjectStore(bucket, settings, credentials=GivenCredentials(settings, keys))
     return Place(objects, RunKeys.under(prefix).prefix, layout)
