@@ -22,7 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "models", "names"}),
     frozenset({"_core"}),
     frozenset({"objects", "aws"}),
-    frozenset({"runlog", "catalog", "secrets"}),
+    frozenset({"runlog", "catalog", "secrets", "bucket"}),
     frozenset({"services", "recorder"}),
     frozenset({"cli", "web", "integrations"}),
     frozenset({"testing"}),

@@ -3,8 +3,12 @@ An S3 server in memory for tests and benchmarks: fast, atomic, counting, and fau
 
 It speaks what obstore, botocore and s5cmd need: buckets by path, objects with ranges and conditions, listings, copies,
 multipart uploads with their pages and CRC32 checksums, tags, storage classes, and the headers of encryption (nothing is
-encrypted). It does not check signatures, heeds no conditions on dates, knows no other checksums than Content-MD5 and
-CRC32, and has no versions or ACLs.
+encrypted). Presigned URLs and forms of browsers are good for what they say and nothing else, and must be signed by the
+keys that it is told, if any; other signatures are not checked. It heeds no conditions on dates, knows no checksums but
+Content-MD5, CRC32 and, by presigned URLs, SHA-256, and has no versions or ACLs.
+
+Told so by ``policies``, it allows what IAM policy documents allow, and nothing else: action by action and resource by
+resource, as AWS decides it.
 
 By hand, ``python -m asyncstore.testing.s3_stub --port 9000 --bucket data`` serves on ``http://127.0.0.1:9000`` until
 Ctrl-C; ``--help`` says how to set faults and behaviour, and how to read counts. In tests, :class:`S3Stub` runs on the

@@ -6,13 +6,14 @@ import re
 from typing import TYPE_CHECKING
 
 from asyncstore.testing.s3_stub._messages import Answer, Behaviour, Request, S3Error
+from asyncstore.testing.s3_stub._permissions import deletable
 from asyncstore.testing.s3_stub._storage import BucketContent
 from asyncstore.testing.s3_stub._xml import document, iso_date, parse, tag
 
 if TYPE_CHECKING:
     from asyncstore.testing.s3_stub._storage import Storage
 
-__all__ = ["create", "delete", "delete_objects", "head", "list_all", "location", "versioning"]
+__all__ = ["cors", "create", "delete", "delete_objects", "head", "lifecycle", "list_all", "location", "versioning"]
 
 DELETE_LIMIT = 1000
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -61,12 +62,29 @@ def versioning(storage: Storage, _: Behaviour, request: Request) -> Answer:
     return document("VersioningConfiguration", "")
 
 
-def delete_objects(storage: Storage, _: Behaviour, request: Request) -> Answer:
-    """Delete up to 1,000 objects."""
+def cors(storage: Storage, _: Behaviour, request: Request) -> Answer:
+    """Tell that a bucket lets no web pages in."""
+    storage.bucket(request.bucket)
+    raise S3Error(404, "NoSuchCORSConfiguration", "The CORS configuration does not exist")
+
+
+def lifecycle(storage: Storage, _: Behaviour, request: Request) -> Answer:
+    """Tell that a bucket has no lifecycle rules."""
+    storage.bucket(request.bucket)
+    raise S3Error(404, "NoSuchLifecycleConfiguration", "The lifecycle configuration does not exist")
+
+
+def delete_objects(storage: Storage, behaviour: Behaviour, request: Request) -> Answer:
+    """Delete up to 1,000 objects, of which each may be denied by itself."""
     bucket = storage.bucket(request.bucket)
     keys = [child("Key") for child in parse(bytes(request.body), "{*}Object")]
     if not 0 < len(keys) <= DELETE_LIMIT:
         raise S3Error(400, "MalformedXML", "Between 1 and 1000 keys are needed")
+    told = []
     for key in keys:
-        bucket.delete(key)
-    return document("DeleteResult", "".join(f"<Deleted>{tag('Key', key)}</Deleted>" for key in keys))
+        if deletable(behaviour, request, key):
+            bucket.delete(key)
+            told.append(f"<Deleted>{tag('Key', key)}</Deleted>")
+        else:
+            told.append(f"<Error>{tag('Key', key)}<Code>AccessDenied</Code><Message>Access Denied</Message></Error>")
+    return document("DeleteResult", "".join(told))

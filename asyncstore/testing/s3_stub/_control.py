@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from asyncstore.testing.s3_stub._faults import Fault, FaultPlan
 from asyncstore.testing.s3_stub._messages import Answer, Behaviour, Request, S3Error
+from asyncstore.testing.s3_stub._policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,8 +82,12 @@ def changed(behaviour: Behaviour, fields: Mapping[str, Any]) -> Behaviour:
     Raises:
         TypeError: there is no such field.
         ValidationError: a value is of the wrong kind.
+        ValueError: a policy is none, or holds what is not understood here.
     """
-    return _BEHAVIOUR.validate_python(asdict(replace(behaviour, **fields)))
+    found = _BEHAVIOUR.validate_python(asdict(replace(behaviour, **fields)))
+    for document in found.policies.values():
+        Policy.of(document)
+    return found
 
 
 def _json(content: object, status: int = 200) -> Answer:

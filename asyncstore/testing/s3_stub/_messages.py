@@ -110,6 +110,17 @@ class Behaviour:
     demanded_tag: str = ""
     """A tag that new objects are to have, as ``name`` or ``name=value``; others get 403."""
 
+    secret_keys: dict[str, str] = field(default_factory=dict)
+    """Secret keys by access keys; with any, presigned URLs and forms must be signed by one of them."""
+
+    policies: dict[str, Any] = field(default_factory=dict)
+    """
+    IAM policy documents by patterns of access keys, ``*`` for everybody; the first that fits counts.
+
+    What it does not allow gets 403, action by action and resource by resource as AWS decides it; whom none fits may do
+    everything. Assign a new one to change it.
+    """
+
 
 @dataclass(slots=True)
 class Request:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from asyncstore.testing.s3_stub import _buckets, _listing, _multipart, _multipart_listing, _objects, _tagging
 from asyncstore.testing.s3_stub._messages import Answer, Behaviour, Request, S3Error
+from asyncstore.testing.s3_stub._permissions import check_policy
+from asyncstore.testing.s3_stub._presigned import check_presigned, is_form, overridden, post_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,15 +43,25 @@ _BUCKET = {
     "GET list-type": "ListObjectsV2",
     "GET location": "GetBucketLocation",
     "GET versioning": "GetBucketVersioning",
+    "GET cors": "GetBucketCors",
+    "GET lifecycle": "GetBucketLifecycleConfiguration",
     "GET uploads": "ListMultipartUploads",
     "POST delete": "DeleteObjects",
 }
-_KNOWN_QUERIES = ("uploadId", "uploads", "list-type", "location", "versioning", "delete", "tagging")
+_KNOWN_QUERIES = (
+    "uploadId",
+    "uploads",
+    "list-type",
+    "location",
+    "versioning",
+    "cors",
+    "lifecycle",
+    "delete",
+    "tagging",
+)
 _REFUSED_QUERIES = {
     "acl",
-    "cors",
     "encryption",
-    "lifecycle",
     "object-lock",
     "policy",
     "retention",
@@ -63,6 +75,8 @@ _VERBS: Mapping[str, Verb] = {
     "DeleteBucket": _buckets.delete,
     "GetBucketLocation": _buckets.location,
     "GetBucketVersioning": _buckets.versioning,
+    "GetBucketCors": _buckets.cors,
+    "GetBucketLifecycleConfiguration": _buckets.lifecycle,
     "DeleteObjects": _buckets.delete_objects,
     "ListObjects": _listing.list_objects,
     "ListObjectsV2": _listing.list_objects_v2,
@@ -95,18 +109,28 @@ def name_operation(request: Request) -> str:
         asked = " ".join([asked, *(name for name in _KNOWN_QUERIES if name in request.query)])
     if request.key and "x-amz-copy-source" in request.headers:
         asked += " copy"
+    if asked == "POST" and not request.key and is_form(request):
+        return "PostObject"
     return (_OBJECT if request.key else _BUCKET).get(asked, "Unknown")
 
 
 def perform(storage: Storage, behaviour: Behaviour, request: Request) -> Answer:
     """Do what is asked, in one step, and return the answer; errors are answers too."""
     try:
+        if request.operation == "PostObject":
+            return post_object(behaviour, request, lambda put: perform(storage, behaviour, put))
+        presigned = "X-Amz-Signature" in request.query
+        if presigned:
+            check_presigned(behaviour, request)
         if behaviour.denied or behaviour.read_only or behaviour.denied_operations or behaviour.writable:
             _check_access(behaviour, request)
+        if behaviour.policies:
+            check_policy(behaviour.policies, request, storage)
         verb = _VERBS.get(request.operation)
         if verb is None:
             raise S3Error(501, "NotImplemented", "This stub does not know that operation")
-        return verb(storage, behaviour, request)
+        answer = verb(storage, behaviour, request)
+        return overridden(request, answer) if presigned else answer
     except S3Error as error:
         return error.answer
 
