@@ -11,9 +11,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from asyncstore.catalog import Catalog, DoNothingCatalog, FileSystemCatalog, S3Catalog
+    from asyncstore.catalog import (
+        Catalog,
+        DoNothingCatalog,
+        FileSystemCatalog,
+        PresignedPost,
+        PresignedUrl,
+        S3Catalog,
+    )
     from asyncstore.errors import (
         AccessDeniedError,
+        AccessModeError,
         AlreadyExistsError,
         AsyncStoreError,
         BranchLogNotFoundError,
@@ -50,13 +58,21 @@ if TYPE_CHECKING:
     from asyncstore.runlog.db import DBRunLogStore, create_tables
     from asyncstore.runlog.document import FileSystemRunLogStore, S3RunLogStore
     from asyncstore.runlog.fragments import Fragment
-    from asyncstore.secrets import DoNothingSecrets, DotenvSecrets, EnvSecrets, SecretsProvider
+    from asyncstore.secrets import (
+        AwsSecretsManagerSecrets,
+        DoNothingSecrets,
+        DotenvSecrets,
+        EnvSecrets,
+        SecretsProvider,
+    )
     from asyncstore.services import Services, open_services
 
 __all__ = [
     "AccessDeniedError",
+    "AccessModeError",
     "AlreadyExistsError",
     "AsyncStoreError",
+    "AwsSecretsManagerSecrets",
     "BranchLog",
     "BranchLogNotFoundError",
     "BranchRecorder",
@@ -84,6 +100,8 @@ __all__ = [
     "JobLogNotFoundError",
     "NotFoundError",
     "OutcomeUnknownError",
+    "PresignedPost",
+    "PresignedUrl",
     "RunLog",
     "RunLogExistsError",
     "RunLogNotFoundError",
@@ -114,8 +132,21 @@ _HOMES = {
     "asyncstore.runlog.db": ("DBRunLogStore", "create_tables"),
     "asyncstore.runlog.document": ("FileSystemRunLogStore", "S3RunLogStore"),
     "asyncstore.runlog.fragments": ("Fragment",),
-    "asyncstore.catalog": ("Catalog", "DoNothingCatalog", "FileSystemCatalog", "S3Catalog"),
-    "asyncstore.secrets": ("DoNothingSecrets", "DotenvSecrets", "EnvSecrets", "SecretsProvider"),
+    "asyncstore.catalog": (
+        "Catalog",
+        "DoNothingCatalog",
+        "FileSystemCatalog",
+        "PresignedPost",
+        "PresignedUrl",
+        "S3Catalog",
+    ),
+    "asyncstore.secrets": (
+        "AwsSecretsManagerSecrets",
+        "DoNothingSecrets",
+        "DotenvSecrets",
+        "EnvSecrets",
+        "SecretsProvider",
+    ),
     "asyncstore.models": (
         "BranchLog",
         "CodeIdentity",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AccessDeniedError",
+    "AccessModeError",
     "AlreadyExistsError",
     "AsyncStoreError",
     "BranchLogNotFoundError",
@@ -128,6 +129,10 @@ class ConflictError(AsyncStoreError):
 
 class AccessDeniedError(AsyncStoreError):
     """The storage knows who asks and refuses: a permission is missing."""
+
+
+class AccessModeError(AccessDeniedError):
+    """The configuration says that this store is not to be read, or not to be written; no request was made."""
 
 
 class CredentialsError(AsyncStoreError):

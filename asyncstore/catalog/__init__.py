@@ -12,6 +12,7 @@ from asyncstore.catalog._verify import VerifyReport
 from asyncstore.catalog.base import Catalog
 from asyncstore.catalog.folder import FileSystemCatalog
 from asyncstore.catalog.nothing import DoNothingCatalog
+from asyncstore.objects.presigned import PresignedPost, PresignedUrl
 
 if TYPE_CHECKING:
     from asyncstore.catalog.s3 import S3Catalog
@@ -21,6 +22,8 @@ __all__ = [
     "DoNothingCatalog",
     "FileSystemCatalog",
     "PlannedFile",
+    "PresignedPost",
+    "PresignedUrl",
     "ProgressHook",
     "S3Catalog",
     "SweepReport",

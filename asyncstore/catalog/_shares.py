@@ -19,7 +19,7 @@ TURN_S = 0.25
 """Afterwards others have their turn, if there are any that wait."""
 
 LONGEST_S = 10.0
-"""Afterwards everything is looked at anew, so that credentials are fresh."""
+"""Afterwards everything is looked at anew."""
 
 MOST_ITEMS = 5000
 """So many are done, and their results taken care of."""

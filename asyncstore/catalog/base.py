@@ -6,7 +6,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
 from asyncstore._core.concurrency import for_each
-from asyncstore._core.resource import Resource
 from asyncstore._core.threads import in_thread
 from asyncstore._core.traffic import MIB, process_budget
 from asyncstore.catalog._find import list_all
@@ -18,6 +17,7 @@ from asyncstore.catalog._paths import Place, compute_folder, is_marker, normal_p
 from asyncstore.catalog._patterns import Matcher
 from asyncstore.catalog._plan import Decided
 from asyncstore.catalog._planning import Planner
+from asyncstore.catalog._presigning import Presigning
 from asyncstore.catalog._running import run_plan, verify_run
 from asyncstore.catalog._sweep import SweepReport, sweep_folders, sweep_uploads
 from asyncstore.errors import InvalidValueError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from contextlib import AsyncExitStack
 
     from asyncstore.catalog._paths import ComputeFolder
-    from asyncstore.catalog._plan import Layout, TransferPlan
+    from asyncstore.catalog._plan import Kind, Layout, TransferPlan
     from asyncstore.catalog._tally import ProgressHook
     from asyncstore.catalog._verify import VerifyReport
     from asyncstore.objects.base import ObjectStore
@@ -42,7 +42,7 @@ _DELETE_STEP = 1000
 _ENTRY_FIELDS = {"name", "data_hash", "catalog_relative_path", "catalog_handler_location", "stage"}
 
 
-class Catalog(Resource):
+class Catalog(Presigning):
     """
     Data files of runs, put from and got into a compute data folder: open it with ``async with``.
 
@@ -68,6 +68,8 @@ class Catalog(Resource):
       stop every file (no access, no such bucket, storage not reachable) is raised at once. Names that are not safe are
       refused before anything moves.
     - Writers of one run never disturb each other; of two that put the same file, the last one stands, whole.
+    - What the access mode does not allow raises :class:`AccessModeError` before any request; a dry run of a put, a sync
+      or a sweep is refused as they are themselves.
     - A cancelled caller leaves no half-written file, and nothing behind but what is worth going on with: 256 MiB or
       more of a file. After a power failure a file that was just got may have to be got again: downloads are not forced
       to the disk.
@@ -202,12 +204,12 @@ class Catalog(Resource):
                 that cannot be kept everywhere, or the folder is asyncstore's own. Nothing has moved.
             TransferError: some files failed, among them those that changed while they were read.
         """
-        self._check_open()
+        self._check_writable()
         folder = self._folder(compute_data_folder, local_folder)
         part = folder.part
         ours = (entry for entry in synced_catalogs or () if entry.name.startswith(part))
         synced = {entry.name[len(part) :]: entry.data_hash for entry in ours}
-        decided = await self._planner().put(
+        deciding = self._planner().put(
             folder,
             run_id,
             Matcher.of(name, exclude),
@@ -216,7 +218,9 @@ class Catalog(Resource):
             allow_no_match=allow_no_match,
             refuse=not dry_run,
         )
-        return await in_thread(decided.plan) if dry_run else await self._run(decided, False, on_progress)
+        if dry_run:
+            return await in_thread((await deciding).plan)
+        return await self._run(await deciding, False, on_progress)
 
     @overload
     async def get(
@@ -284,15 +288,17 @@ class Catalog(Resource):
                 itself. Nothing has moved.
             TransferError: some files failed, among them those whose bytes are not what was put.
         """
-        self._check_open()
-        decided = await self._planner().get(
+        self._check_readable()
+        deciding = self._planner().get(
             self._folder(compute_data_folder, local_folder),
             run_id,
             Matcher.of(name, exclude),
             allow_no_match=allow_no_match,
             refuse=not dry_run,
         )
-        return await in_thread(decided.plan) if dry_run else await self._run(decided, keep_times, on_progress)
+        if dry_run:
+            return await in_thread((await deciding).plan)
+        return await self._run(await deciding, keep_times, on_progress)
 
     async def run(
         self, plan: TransferPlan, *, keep_times: bool = False, on_progress: ProgressHook | None = None
@@ -310,7 +316,7 @@ class Catalog(Resource):
             InvalidValueError: the plan is of another storage.
             TransferError: some files failed, among them those that have changed since the plan was made.
         """
-        self._check_open()
+        self._check_allowed(plan.kind)
         where = f"{self._store.location}/{Place.of(self._prefix, plan.run_id, plan.folder).root}"
         if plan.where != where:
             raise InvalidValueError(f"the plan is for {plan.where}, and this catalog would move {where}")
@@ -318,7 +324,7 @@ class Catalog(Resource):
 
     async def list(self, run_id: str) -> AsyncIterator[DataCatalog]:
         """Yield what a run has in all its folders, packed files last; nothing if there is no such run."""
-        self._check_open()
+        self._check_readable()
         place = Place.of(self._prefix, run_id)
         async for page in pages_with_packed(self._lane, place, self._store.list(place.root)):
             files = [meta for meta in page if not is_marker(place.name_of(meta.key))]
@@ -355,13 +361,13 @@ class Catalog(Resource):
             NotFoundError: the previous run has nothing.
             TransferError: some files failed.
         """
-        self._check_open()
+        self._check_writable()
         plan = await self._planner().sync(previous_run_id, run_id)
         return plan if dry_run else await self.run(plan, on_progress=on_progress)
 
     async def delete(self, run_id: str) -> None:
         """Delete everything that a run has. What is not there is no error, so it is safe to repeat."""
-        self._check_open()
+        self._check_writable()
         keys = [meta.key for meta in (await list_all(self._lane, Place.of(self._prefix, run_id))).values()]
         portions = [keys[start : start + _DELETE_STEP] for start in range(0, len(keys), _DELETE_STEP)]
         await for_each(self._store.delete, portions, limit=max(1, min(len(portions), self._max_concurrency)))
@@ -386,7 +392,7 @@ class Catalog(Resource):
         Raises:
             NotFoundError: the run has nothing that matches.
         """
-        self._check_open()
+        self._check_readable()
         place = Place.of(self._prefix, run_id)
         return await verify_run(self._lane, place, Matcher.of(name, exclude), self._bytes_s, on_progress)
 
@@ -414,7 +420,7 @@ class Catalog(Resource):
             local_folder: where the folder lies on this machine, if not where its name says.
             dry_run: remove nothing, and tell what would be.
         """
-        self._check_open()
+        self._check_writable()
         prefix = self._prefix if run_id is None else Place.of(self._prefix, run_id).root
         uploads = await sweep_uploads(self._lane, prefix, older_than, dry_run=dry_run)
         local = self._folder(compute_data_folder, local_folder).local
@@ -430,8 +436,16 @@ class Catalog(Resource):
             self._lane, self._prefix, decided, bytes_s=self._bytes_s, keep_times=keep_times, on_progress=on_progress
         )
         plan = decided.moves
-        place = Place.of(self._prefix, plan.run_id, plan.folder)
-        return await in_thread(self._entries, place, digests, "get" if plan.kind == "get" else "put")
+        place, stage = Place.of(self._prefix, plan.run_id, plan.folder), "get" if plan.kind == "get" else "put"
+        # Of very many files the plan is as large as what is returned, and callers hold no other reference.
+        del decided, plan
+        return await in_thread(self._entries, place, digests, stage)
+
+    def _check_allowed(self, kind: Kind) -> None:
+        if kind == "get":
+            self._check_readable()
+        else:
+            self._check_writable()
 
     def _planner(self) -> Planner:
         return Planner(self._lane, self._prefix, self._store.location, self._own, self._layout)

@@ -44,7 +44,7 @@ class DoNothingCatalog(Catalog):
 
     async def list(self, run_id: str) -> AsyncIterator[DataCatalog]:
         """Yield nothing."""
-        self._check_open()
+        self._check_readable()
         nothing: list[DataCatalog] = []
         for entry in nothing:
             yield entry
@@ -55,13 +55,13 @@ class DoNothingCatalog(Catalog):
 
     async def run(self, plan: TransferPlan, **_: Any) -> Entries:
         """Do nothing."""
-        self._check_open()
+        self._check_allowed(plan.kind)
         return []
 
     async def delete(self, run_id: str) -> None:
         """Delete nothing."""
-        self._check_open()
+        self._check_writable()
 
     def _nothing(self, kind: Kind, dry_run: bool) -> Entries | TransferPlan:
-        self._check_open()
+        self._check_allowed(kind)
         return TransferPlan(kind, "", "", "", "", ()) if dry_run else []

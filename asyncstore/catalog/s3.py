@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from asyncstore.aws.credentials import CredentialProvider
 from asyncstore.catalog._paths import normal_prefix
+from asyncstore.catalog._signing_keys import SigningKeys, lifetime_of
 from asyncstore.catalog.base import Catalog
 from asyncstore.catalog.settings import S3CatalogSettings
+from asyncstore.objects._bucket import bucket_url, write_headers
+from asyncstore.objects._messages import metadata_headers
+from asyncstore.objects._presign import Presigner
 from asyncstore.objects.s3 import S3ObjectStore
 
 if TYPE_CHECKING:
@@ -25,8 +31,10 @@ class S3Catalog(Catalog):
 
     def __init__(self, **options: object) -> None:
         settings = S3CatalogSettings.parse(options, "catalog 's3'")
+        self._credentials = credentials = CredentialProvider(settings)
+        probe_prefix = normal_prefix(settings.prefix)
         super().__init__(
-            S3ObjectStore(settings.s3_bucket, settings, probe_prefix=normal_prefix(settings.prefix)),
+            S3ObjectStore(settings.s3_bucket, settings, probe_prefix=probe_prefix, credentials=credentials),
             prefix=settings.prefix,
             compute_data_folder=settings.compute_data_folder,
             max_concurrency=settings.max_concurrency,
@@ -36,6 +44,7 @@ class S3Catalog(Catalog):
             remember=settings.remember,
         )
         self._settings = settings
+        self._signing_keys = SigningKeys(credentials, settings)
 
     @property
     def _endpoint(self) -> str:
@@ -43,5 +52,22 @@ class S3Catalog(Catalog):
         return self._settings.service_url
 
     async def _open(self, stack: AsyncExitStack) -> None:
+        stack.push_async_callback(self._credentials.aclose)
+        stack.push_async_callback(self._signing_keys.aclose)
         await stack.enter_async_context(self._store)
         await super()._open(stack)
+
+    async def _presigner(self, lifetime_s: int) -> tuple[Presigner, int]:
+        settings = self._settings
+        keys = await self._signing_keys.get(lifetime_s)
+        now = datetime.fromtimestamp(self._credentials.clock.now_s(), UTC)
+        presigner = Presigner(
+            bucket_url(settings, settings.s3_bucket),
+            settings.s3_bucket,
+            settings.region,
+            keys,
+            now,
+            written=write_headers(settings) | metadata_headers(settings.user_metadata),
+            tags=settings.object_tags,
+        )
+        return presigner, lifetime_of(keys, lifetime_s, now.timestamp())

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from asyncstore.cli import catalog, config, db, demo, runs
-from asyncstore.cli._command import ConfigOption, DebugOption, JsonOption, Shared
+from asyncstore.cli import bucket, catalog, config, db, demo, runs, stores
+from asyncstore.cli._command import ConfigOption, DebugOption, JsonOption, Shared, StoreOption
 from asyncstore.cli._errors import EXIT_CODES_HELP, FAILED, INTERRUPTED, USAGE
 from asyncstore.cli._output import Output, OutputError, abandon_stdout, flush_stdout, writing
 
@@ -33,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-for group in (runs, catalog, db, config):
+for group in (runs, catalog, db, bucket, stores, config):
     app.add_typer(group.app, name=group.NAME)
 demo.register(app)
 
@@ -55,6 +55,7 @@ def _version() -> str:
 def options(
     ctx: typer.Context,
     config: ConfigOption = None,
+    store: StoreOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
     show_version: Annotated[
@@ -62,7 +63,7 @@ def options(
     ] = False,
 ) -> None:
     """Keep what stands before the command."""
-    ctx.obj = Shared(config, as_json, debug)
+    ctx.obj = Shared(config, as_json, debug, store)
 
 
 def run(arguments: list[str]) -> int:

@@ -49,7 +49,7 @@ async def verify(
     max_concurrency: ConcurrencyOption = None,
 ) -> None:
     """Read a run's files again and compare their SHA-256 with those stored."""
-    async with session.services(limits(max_memory, max_bandwidth, max_concurrency)) as services:
+    async with session.services(limits(max_memory, max_bandwidth, max_concurrency), reads=True) as services:
         with run_first("verify", run_id), transfer_progress(session.output, "verifying") as on_progress:
             report = await services.catalog.verify(
                 run_id, patterns or "**", exclude=exclude or (), on_progress=on_progress
@@ -91,7 +91,7 @@ async def sweep(
     That is multipart uploads, temporary files of the compute data folder, and packs that no index names.
     """
     begun = _age(older_than)
-    async with session.services() as services:
+    async with session.services(writes=True) as services:
         report = await services.catalog.sweep(
             older_than=begun, run_id=run_id, compute_data_folder=folder, local_folder=local_folder, dry_run=dry_run
         )

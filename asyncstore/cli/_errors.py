@@ -12,6 +12,7 @@ from asyncstore._core.readable import describe_error
 from asyncstore.cli._output import clean
 from asyncstore.errors import (
     AccessDeniedError,
+    AccessModeError,
     AsyncStoreError,
     ClosedError,
     ConfigurationError,
@@ -62,6 +63,7 @@ _CODES: tuple[tuple[type[AsyncStoreError], int], ...] = (
 _HINTS: tuple[tuple[type[AsyncStoreError], str], ...] = (
     (RunLogNotFoundError, "'asyncstore runs list' shows the runs of this configuration"),
     (RunLogExistsError, "choose another run id, or remove the old run with 'asyncstore runs delete'"),
+    (AccessModeError, "'asyncstore stores list' shows what each store allows"),
     (AccessDeniedError, "the account in use lacks a permission; 'asyncstore config check' tries each service"),
     (CredentialsError, "'asyncstore config check' tries each service"),
     (UnavailableError, "is the address right, and the server up? 'asyncstore config check' tries each service"),

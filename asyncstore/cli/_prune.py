@@ -19,7 +19,6 @@ from asyncstore.cli._question import require_yes
 from asyncstore.cli._transfer_report import run_progress
 from asyncstore.errors import AsyncStoreError, ConfigurationError, CredentialsError, UnavailableError
 from asyncstore.models import FAIL, SUCCESS, RunSummary
-from asyncstore.services.copying import open_run_log_store
 
 __all__ = ["Choice", "age", "register"]
 
@@ -146,7 +145,7 @@ def _ago(older_than: str) -> datetime:
 
 async def _chosen(session: Session, choice: Choice) -> tuple[list[RunSummary], str]:
     """Return the runs that are to go, newest first, and where they are."""
-    async with open_run_log_store(session.config) as store:
+    async with session.run_log_store(reads=True, writes=True) as store:
         listed = store.list_run_logs(status=choice.status, tag=choice.tag, until=choice.before)
         return [summary async for summary in listed if choice.takes(summary)], store.location
 
@@ -158,7 +157,7 @@ def _delete(session: Session, runs: Sequence[RunSummary], *, data: bool) -> list
 
     async def delete_all() -> list[Outcome]:
         with run_progress(session.output, "deleting", len(runs)) as advance:
-            async with session.services() as services:
+            async with session.services(reads=True, writes=True) as services:
 
                 async def work(run: RunSummary) -> Outcome:
                     nonlocal deleted, stopped

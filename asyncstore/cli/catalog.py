@@ -1,14 +1,15 @@
 """
 ``asyncstore catalog``: move the data of runs.
 
-:mod:`_catalog_plan` has what carries out plans, :mod:`_catalog_upkeep` what checks and tidies up.
+:mod:`_catalog_plan` has what carries out plans, :mod:`_catalog_share` what gives away links,
+:mod:`_catalog_upkeep` what checks and tidies up.
 """
 
 from typing import Annotated
 
 import typer
 
-from asyncstore.cli import _catalog_plan, _catalog_upkeep
+from asyncstore.cli import _catalog_plan, _catalog_share, _catalog_upkeep
 from asyncstore.cli._catalog_options import (
     GOES_ON,
     AllowNoMatchOption,
@@ -32,7 +33,9 @@ from asyncstore.errors import NotFoundError
 __all__ = ["NAME", "app"]
 
 NAME = "catalog"
-app = typer.Typer(help="Move the data of runs: put, get, list, sync; verify it, sweep up.", no_args_is_help=True)
+app = typer.Typer(
+    help="Move the data of runs: put, get, list, sync; share it, verify it, sweep up.", no_args_is_help=True
+)
 
 
 @command(app, "put", interrupted=GOES_ON)
@@ -54,7 +57,7 @@ async def put(
     max_concurrency: ConcurrencyOption = None,
 ) -> None:
     """Put files of the compute data folder into the catalog."""
-    async with session.services(limits(max_memory, max_bandwidth, max_concurrency)) as services:
+    async with session.services(limits(max_memory, max_bandwidth, max_concurrency), writes=True) as services:
         with run_first("put", run_id):
             plan = await services.catalog.put(
                 patterns or ["**"],
@@ -88,7 +91,7 @@ async def get(
     max_concurrency: ConcurrencyOption = None,
 ) -> None:
     """Get files of a run from the catalog into the compute data folder."""
-    async with session.services(limits(max_memory, max_bandwidth, max_concurrency)) as services:
+    async with session.services(limits(max_memory, max_bandwidth, max_concurrency), reads=True) as services:
         with run_first("get", run_id):
             plan = await services.catalog.get(
                 patterns or ["**"],
@@ -108,7 +111,7 @@ async def get(
 @command(app, "list")
 async def list_files(session: Session, run_id: RunArgument) -> None:
     """List the files that a run has in the catalog."""
-    async with session.services() as services:
+    async with session.services(reads=True) as services:
         entries = [entry async for entry in services.catalog.list(run_id)]
         # A catalog that is nowhere keeps nothing, so it cannot lack a run.
         if not entries and services.catalog.location:
@@ -128,7 +131,7 @@ async def sync(
     dry_run: DryRunOption = False,
 ) -> None:
     """Copy the data of one run to another, inside the storage."""
-    async with session.services() as services:
+    async with session.services(writes=True) as services:
         plan = await services.catalog.sync_between_runs(previous_run_id, run_id, dry_run=True)
         if dry_run:
             show_plan(session, plan)
@@ -137,4 +140,5 @@ async def sync(
 
 
 _catalog_plan.register(app)
+_catalog_share.register(app)
 _catalog_upkeep.register(app)

@@ -6,7 +6,7 @@ import typer
 
 from asyncstore.cli._command import Session, command
 from asyncstore.cli._output import clean
-from asyncstore.services import make_secrets, make_tables, read_configuration, tables_as_sql
+from asyncstore.services import make_secrets, make_tables, tables_as_sql
 
 __all__ = ["NAME", "app"]
 
@@ -31,7 +31,9 @@ async def create(
     schema: SchemaOption = "",
 ) -> None:
     """Make the table and indexes of the run log, or add what an older table lacks; harmless to repeat."""
-    configuration = await read_configuration(session.config)
+    configuration = await session.configuration()
+    if not connection_string:
+        configuration.access.require(write=True)
     async with await make_secrets(configuration) as secrets:
         location = await make_tables(configuration, secrets, connection_string, schema)
     if session.as_json:
@@ -56,7 +58,7 @@ async def sql(
 
     It says as well which rights a role needs that only writes and reads runs. No connection is made.
     """
-    script = await tables_as_sql(await read_configuration(session.config), dialect.lower(), schema)
+    script = await tables_as_sql(await session.configuration(), dialect.lower(), schema)
     if session.as_json:
         session.output.json({"sql": script})
     else:

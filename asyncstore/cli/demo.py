@@ -37,7 +37,7 @@ async def demo(
     """Run a pipeline over the text files of a folder, record it, move its data, and show all of it."""
     pipeline = await asyncio.to_thread(load_pipeline)
     folder = folder or pipeline.default_folder()
-    async with session.services() as services:
+    async with session.services(reads=True, writes=True) as services:
         with stage_progress(session.output, [*pipeline.STAGES, "get it all back"]) as on_stage:
             result = await pipeline.run_pipeline(services, folder, on_stage)
             on_stage("get it all back")

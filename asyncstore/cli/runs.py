@@ -42,7 +42,7 @@ async def list_runs(
     limit: Annotated[int, typer.Option(metavar="N", min=0, help="At most so many; 0 is all.")] = 50,
 ) -> None:
     """List runs, newest first."""
-    async with session.services() as services:
+    async with session.services(reads=True) as services:
         found = services.run_log_store.list_run_logs(
             status=status.upper() if status else None,
             tag=tag,
@@ -66,7 +66,7 @@ async def show(
     all_files: Annotated[bool, typer.Option("--all-files", help="Name every file of every step.")] = False,
 ) -> None:
     """Show a run as a tree: status, durations, parameters, metrics, files."""
-    async with session.services() as services:
+    async with session.services(reads=True) as services:
         run_log = await services.run_log_store.get_run_log_by_id(run_id)
     if session.as_json:
         session.output.json(run_log.model_dump(mode="json", warnings="none"))
@@ -83,7 +83,7 @@ async def watch(
     ] = None,
 ) -> None:
     """Print every change of a run, a line each, until the run ends; with --json, a document each."""
-    async with session.services() as services:
+    async with session.services(reads=True) as services:
         async for fragment in services.run_log_store.watch(run_id, cursor=cursor):
             if session.as_json:
                 session.output.json_line(_document(fragment))
@@ -109,7 +109,7 @@ async def delete(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete runs for good; their data stays in the catalog unless --data says otherwise."""
-    async with session.services() as services:
+    async with session.services(reads=True, writes=True) as services:
         for run_id in run_ids:
             await services.run_log_store.get_run_log_by_id(run_id, full=False)
         for run_id in run_ids:

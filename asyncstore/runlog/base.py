@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
-from asyncstore._core.resource import Resource
+from asyncstore._core.access import Guarded
 from asyncstore.errors import (
     AsyncStoreError,
     BranchLogNotFoundError,
@@ -65,7 +65,7 @@ __all__ = ["RunLogStore"]
 Model = TypeVar("Model", RunLog, StepLog, BranchLog, JobLog)
 
 
-class RunLogStore(Resource):
+class RunLogStore(Guarded):
     """
     A store of run logs: open it with ``async with``, await its methods from as many tasks as you like.
 
@@ -79,7 +79,8 @@ class RunLogStore(Resource):
       :class:`UnavailableError`.
     - A cancelled caller leaves nothing half-written. A write that was already on its way may still land.
 
-    All methods raise :class:`ClosedError` unless the store is open on the running event loop, and
+    All methods raise :class:`ClosedError` unless the store is open on the running event loop,
+    :class:`AccessModeError` where its access mode does not allow what they do, before any request, and
     :class:`InvalidValueError` for names and values that cannot be stored faithfully.
     """
 
@@ -185,7 +186,7 @@ class RunLogStore(Resource):
         Raises:
             RunLogExistsError: a run of that id is there already, or another creator was first.
         """
-        self._check_open()
+        self._check_writable()
         run_log = RunLog(
             run_id=check_run_id(run_id),
             dag_hash=dag_hash,
@@ -205,7 +206,7 @@ class RunLogStore(Resource):
         Raises:
             RunLogNotFoundError: no run of that id.
         """
-        self._check_open()
+        self._check_readable()
         check_run_id(run_id)
         if full:
             run_log = await self._read_whole(run_id)
@@ -222,7 +223,7 @@ class RunLogStore(Resource):
         It never replaces or erases a part that is stored already, so a copy that has gone stale does no harm; use
         :meth:`add_step_log` and :meth:`set_parameters` to change one.
         """
-        self._check_open()
+        self._check_writable()
         run_id = check_run_id(run_log.run_id)
         header, nested = explode(run_log)
         if nested and run_log.status in TERMINAL_STATUSES:
@@ -245,13 +246,13 @@ class RunLogStore(Resource):
         def change(header: Fragment) -> Fragment:
             return _changed(header, {"status": status})
 
-        self._check_open()
+        self._check_writable()
         await self._modify(check_run_id(run_id), HEADER, change)
         await self._note_status(run_id, status)
 
     async def delete_run_log(self, run_id: str) -> None:
         """Delete a run and everything in it. Deleting what is not there is no error, so it is safe to repeat."""
-        self._check_open()
+        self._check_writable()
         await self._delete(check_run_id(run_id))
 
     async def list_run_logs(
@@ -273,7 +274,7 @@ class RunLogStore(Resource):
             until: only runs created before this time; a time without zone is UTC.
             limit: at most so many runs.
         """
-        self._check_open()
+        self._check_readable()
         query = RunQuery(status, tag, _utc(since), _utc(until), limit)
         for summary in query.select(await self._headers(query)):
             yield summary
@@ -287,7 +288,7 @@ class RunLogStore(Resource):
         Raises:
             RunLogNotFoundError: no run of that id.
         """
-        self._check_open()
+        self._check_readable()
         check_run_id(run_id)
         selection = Selection(frozenset({Kind.PARAMETER}), internal_branch_name)
         fragments = [
@@ -305,7 +306,7 @@ class RunLogStore(Resource):
 
         Each key is a fragment of its own: concurrent callers that set different keys never disturb each other.
         """
-        self._check_open()
+        self._check_writable()
         check_run_id(run_id)
         if internal_branch_name:
             check_name(internal_branch_name, "branch's internal name")
@@ -335,7 +336,7 @@ class RunLogStore(Resource):
             merged = {**(current.run_config if current else {}), **run_config}
             return _changed(header, {"run_config": merged})
 
-        self._check_open()
+        self._check_writable()
         await self._modify(check_run_id(run_id), HEADER, change)
 
     # Steps, branches, the job.
@@ -348,7 +349,7 @@ class RunLogStore(Resource):
             RunLogNotFoundError: no run of that id.
             StepLogNotFoundError: the run has no such step.
         """
-        self._check_open()
+        self._check_readable()
         key = FragmentKey(Kind.STEP_LOG, check_name(internal_name, "step's internal name"))
         step_log = self._model(StepLog, await self._read(check_run_id(run_id), key))
         if step_log is None:
@@ -362,7 +363,7 @@ class RunLogStore(Resource):
 
         Branches inside ``step_log``, and what is in them, are added where the store lacks them and never replaced.
         """
-        self._check_open()
+        self._check_writable()
         await self._put(check_run_id(run_id), step_log)
 
     async def get_branch_log(self, internal_branch_name: str, run_id: str) -> BranchLog | RunLog:
@@ -375,7 +376,7 @@ class RunLogStore(Resource):
         """
         if not internal_branch_name:
             return await self.get_run_log_by_id(run_id)
-        self._check_open()
+        self._check_readable()
         check_name(internal_branch_name, "branch's internal name")
         kinds = frozenset({Kind.BRANCH_LOG, Kind.STEP_LOG, Kind.PARAMETER})
         fragments = await self._scan(check_run_id(run_id), Selection(kinds, internal_branch_name))
@@ -394,7 +395,7 @@ class RunLogStore(Resource):
         if isinstance(branch_log, RunLog):
             await self.put_run_log(branch_log)
             return
-        self._check_open()
+        self._check_writable()
         await self._put(check_run_id(run_id), branch_log)
 
     async def get_job_log(self, run_id: str) -> JobLog:
@@ -405,7 +406,7 @@ class RunLogStore(Resource):
             RunLogNotFoundError: no run of that id.
             JobLogNotFoundError: the run has no job.
         """
-        self._check_open()
+        self._check_readable()
         job_log = self._model(JobLog, await self._read(check_run_id(run_id), JOB))
         if job_log is None:
             await self._require_run(run_id)
@@ -419,7 +420,7 @@ class RunLogStore(Resource):
         Raises:
             RunLogNotFoundError: no run of that id.
         """
-        self._check_open()
+        self._check_writable()
         await self._upsert(check_run_id(run_id), [fragment_of(job_log)])
         await self.update_run_log_status(run_id, job_log.status)
 
@@ -438,7 +439,7 @@ class RunLogStore(Resource):
             RunLogNotFoundError: no run of that id, or it was deleted meanwhile.
             ConfigurationError: ``cursor`` is not one of this run's.
         """
-        self._check_open()
+        self._check_readable()
         seen = Cursor.parse(cursor, check_run_id(run_id))
         delay = POLL_FASTEST_S
         ended = False

@@ -105,6 +105,8 @@ class DocumentRunLogStore(ObjectRunLogStore):
 
     async def _open(self, stack: AsyncExitStack) -> None:
         await super()._open(stack)
+        if not self.access.allow_write:
+            return
         # Whoever opens a place without runs is going to write there. Others may be there to read, and reading must not
         # ask for more than that, so they are told when they write.
         with contextlib.suppress(AccessDeniedError):

@@ -26,7 +26,7 @@ class DoNothingSecrets(SecretsProvider):
 
     @property
     def _where(self) -> str:
-        return "because no secrets are configured: set 'secrets' to type env-secrets or dotenv"
+        return "because no secrets are configured: set 'secrets' to type env-secrets, dotenv or aws-secrets-manager"
 
     async def _find(self, name: str) -> str | None:
         return None

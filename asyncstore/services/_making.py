@@ -36,14 +36,20 @@ async def make_secrets(configuration: Configuration) -> SecretsProvider:
 
 
 async def make_run_log_store(configuration: Configuration, secrets: SecretSource) -> RunLogStore:
-    """Make the run-log store, not yet open, its placeholders filled; the embedded one gets its folder and tables."""
+    """
+    Make the run-log store, not yet open, its placeholders filled and its access mode set.
+
+    The embedded one gets its folder and tables, unless it may not be written.
+    """
     wanted = configuration.run_log_store
     if wanted is None:
-        await make_tables(configuration, secrets)
-        wanted = await _embedded_database()
+        if configuration.access.allow_write:
+            await make_tables(configuration, secrets)
+        wanted = await _embedded_database(configuration)
     # The database store fills its connection string itself: values need quoting there.
     options = {**wanted.options, "secrets": secrets} if wanted.type == "db" else await _filled(wanted.options, secrets)
     store: RunLogStore = await _made("run_log_store", wanted, options)
+    store.restrict(configuration.access)
     return store
 
 
@@ -51,13 +57,13 @@ async def make_catalog(
     configuration: Configuration, secrets: SecretSource, overrides: Mapping[str, Any] | None = None
 ) -> Catalog:
     """
-    Make the catalog, not yet open, its placeholders filled.
+    Make the catalog, not yet open, its placeholders filled and its access mode set.
 
     ``overrides`` go before its options, as they are; a catalog that keeps nothing has no options.
     """
     wanted = configuration.catalog
     if wanted is None:
-        wanted = await _embedded_catalog()
+        wanted = await _embedded_catalog(configuration)
         # As it is: its path may hold what looks like a placeholder.
         options = wanted.options
     else:
@@ -65,6 +71,7 @@ async def make_catalog(
     if overrides and wanted.type != "do-nothing":
         options = {**options, **overrides}
     catalog: Catalog = await _made("catalog", wanted, options)
+    catalog.restrict(configuration.access)
     return catalog
 
 
@@ -78,11 +85,14 @@ async def make_tables(
 
     Raises:
         ConfigurationError: the run log is not in a database, or see :func:`asyncstore.create_tables`.
+        AccessModeError: the configured run log may not be written.
     """
     embedded = not connection_string and configuration.run_log_store is None
-    wanted = configuration.run_log_store or await _embedded_database()
     if connection_string:
         wanted = ServiceConfiguration("db", {"connection_string": connection_string})
+    else:
+        configuration.access.require(write=True)
+        wanted = configuration.run_log_store or await _embedded_database(configuration)
     if wanted.type != "db":
         raise ConfigurationError(f"{wanted.where}: the run-log store is of type {wanted.type!r}, which has no tables")
     options = {**wanted.options, "schema": schema} if schema else wanted.options
@@ -92,7 +102,7 @@ async def make_tables(
     taken = inspect.signature(create_tables).parameters
     await create_tables(**{key: value for key, value in options.items() if key in taken}, secrets=secrets)
     # Until it is open, a store knows its place only as written, with the dollar signs of a path escaped.
-    return str(await asyncio.to_thread(_embedded_folder) / EMBEDDED_DATABASE) if embedded else store.location
+    return str(await _embedded_folder(configuration) / EMBEDDED_DATABASE) if embedded else store.location
 
 
 async def tables_as_sql(configuration: Configuration, dialect: str = "", schema: str = "") -> str:
@@ -124,21 +134,30 @@ def _dialect_of(connection_string: str) -> str:
     return {"postgres": "postgresql", "mariadb": "mysql"}.get(name, name) if separator else ""
 
 
-async def _embedded_database() -> ServiceConfiguration:
-    database = (await asyncio.to_thread(_embedded_folder)) / EMBEDDED_DATABASE
+async def _embedded_database(configuration: Configuration) -> ServiceConfiguration:
+    database = (await _embedded_folder(configuration)) / EMBEDDED_DATABASE
+    access = configuration.access
+    if not access.allow_write and not await asyncio.to_thread(database.exists):
+        raise ConfigurationError(f"there is no {database} to read, and {access.whose} does not allow making it")
     # What a path needs escaped in a URL differs between versions of SQLAlchemy.
     url = (await asyncio.to_thread(load, "sqlalchemy.engine:URL")).create("sqlite", database=str(database))
     return ServiceConfiguration("db", {"connection_string": escape(url.render_as_string())})
 
 
-async def _embedded_catalog() -> ServiceConfiguration:
-    folder = (await asyncio.to_thread(_embedded_folder)) / "catalog"
+async def _embedded_catalog(configuration: Configuration) -> ServiceConfiguration:
+    folder = (await _embedded_folder(configuration)) / "catalog"
     return ServiceConfiguration("file-system", {"catalog_location": str(folder)})
 
 
-def _embedded_folder() -> Path:
+async def _embedded_folder(configuration: Configuration) -> Path:
     # Absolute, so that a later change of the working folder does not move the stores.
-    folder = EMBEDDED_FOLDER.absolute()
+    folder = await asyncio.to_thread(EMBEDDED_FOLDER.absolute)
+    if configuration.access.allow_write:
+        await asyncio.to_thread(_make_folder, folder)
+    return folder
+
+
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -146,7 +165,6 @@ def _embedded_folder() -> Path:
             f"cannot make the folder {folder} of the embedded default: {error.strerror}; "
             "work in a folder that you can write to, or name other services in a configuration"
         ) from error
-    return folder
 
 
 async def _made(service: str, wanted: ServiceConfiguration, options: Mapping[str, Any]) -> Any:

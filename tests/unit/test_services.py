@@ -97,7 +97,7 @@ async def test_an_empty_file_is_no_configuration(config_file: Path) -> None:
             "unknown type 'chunked-s4', did you mean 'chunked-s3'? known are buffered",
         ),
         ("run_log_store: {type: 3}", "unknown type 3, did you mean 's3'?"),
-        ("secrets: {type: aws-secrets-manager}", "'aws-secrets-manager' is not available yet"),
+        ("secrets: {type: aws-secret-manager}", "did you mean 'aws-secrets-manager'?"),
         ("[1, 2]", "must be a mapping of services, not list"),
         ("a: b: hunter2", "line 1 is not usable YAML"),
         ("a: *hunter2", "line 1 is not usable YAML"),

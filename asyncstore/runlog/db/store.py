@@ -128,7 +128,8 @@ class DBRunLogStore(RunLogStore):
         stack.push_async_callback(watches.aclose)
         writer = _WRITERS.get(database.engine.url.drivername, CoreWriter)(database, table, self._retry)
         stack.push_async_callback(writer.aclose)
-        await writer.open()
+        if self.access.allow_write:
+            await writer.open()
         self._open_parts = _Parts(reader, watches, writer, *_committers(writer))
         stack.push_async_callback(self._open_parts.inserts.aclose)
         stack.push_async_callback(self._open_parts.upserts.aclose)

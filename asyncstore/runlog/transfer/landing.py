@@ -118,6 +118,7 @@ async def snapshot(store: RunLogStore, run_id: str) -> Parts:
     Raises:
         RunLogNotFoundError: no run of that id.
     """
+    store.access.require(read=True)
     fragments = await store._scan(check_run_id(run_id), WHOLE_RUN)
     for _ in range(LOOKS):
         # A scan is no snapshot: what was stored before the header it saw may have been missed.
@@ -150,7 +151,11 @@ async def transfer(
         overwrite: delete the other state of a run that is there.
         dry_run: read and compare, and write nothing.
         on_outcome: called with each outcome as it is known.
+
+    Raises:
+        AccessModeError: the store may not be written, or not be read, which is needed to compare.
     """
+    store.access.require(read=True, write=True)
     turns = _Turns(len(jobs))
     target = _Target(store, overwrite=overwrite, dry_run=dry_run)
     outcomes: dict[int, Outcome] = {}

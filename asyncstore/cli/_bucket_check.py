@@ -1,0 +1,135 @@
+"""``asyncstore bucket check``: try everything that asyncstore does with a bucket, and name what is missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from asyncstore._core.access import UNRESTRICTED
+from asyncstore.aws.settings import AwsSettings
+from asyncstore.bucket.check import check_bucket
+from asyncstore.catalog._paths import normal_prefix
+from asyncstore.cli._bucket_uses import (
+    BucketArgument,
+    EndpointOption,
+    ProfileOption,
+    RegionOption,
+    admin_settings,
+    buckets_of,
+    the_bucket,
+)
+from asyncstore.cli._command import Session, command
+from asyncstore.cli._findings import documents, findings_code, row, say_problems, show_remedies, summary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from asyncstore._core.access import Access
+    from asyncstore._core.findings import Finding
+
+__all__ = ["register"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A bucket, as it is used."""
+
+    bucket: str
+    prefix: str
+    settings: AwsSettings
+    access: Access = UNRESTRICTED
+
+    @property
+    def location(self) -> str:
+        """Where that is."""
+        at = f" at {self.settings.endpoint}" if self.settings.endpoint else ""
+        return f"s3://{self.bucket}/{self.prefix}{at}"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``asyncstore bucket``."""
+    command(app, "check", interrupted="the test object and its uploads were removed")(check)
+
+
+async def check(
+    session: Session,
+    bucket: BucketArgument = "",
+    prefix: Annotated[
+        str, typer.Option("--prefix", metavar="PREFIX", help="Where test objects are written, in place of configured.")
+    ] = "",
+    origin: Annotated[
+        str, typer.Option("--origin", metavar="URL", help="Ask as a browser does whether pages there may transfer.")
+    ] = "",
+    region: RegionOption = "",
+    profile: ProfileOption = "",
+    endpoint_url: EndpointOption = "",
+) -> None:
+    """
+    Write a small test file and remove it, then try each action once; say which permission or setting is missing.
+
+    It uses the credentials of the configuration. Nothing is left behind, except where deleting is what is missing.
+    """
+    configuration = await session.configuration()
+    uses = await buckets_of(configuration)
+    named = the_bucket(bucket, uses) if bucket or not uses else ""
+    said = any((region, profile, endpoint_url))
+    places = [
+        _Place(use.bucket, normal_prefix(prefix) or use.prefix, use.settings, configuration.access)
+        for use in uses
+        if not named or use.bucket == named
+    ]
+    if said or not places:
+        names = [named] if named else [place.bucket for place in places]
+        places = [
+            _Place(
+                name,
+                normal_prefix(prefix),
+                admin_settings(name, uses, region=region, profile=profile, endpoint_url=endpoint_url),
+            )
+            for name in dict.fromkeys(names)
+        ]
+    found = [(place, await _checked(place, origin)) for place in _distinct(places)]
+    if session.as_json:
+        session.output.json([_document(place, findings) for place, findings in found])
+    else:
+        for number, (place, findings) in enumerate(found):
+            _tell(session, place, findings, first=not number)
+    for place, findings in found:
+        say_problems(session.output, place.location, findings)
+    if code := findings_code(finding for _, findings in found for finding in findings):
+        raise typer.Exit(code)
+
+
+async def _checked(place: _Place, origin: str) -> list[Finding]:
+    return await check_bucket(place.bucket, place.settings, prefix=place.prefix, origin=origin, access=place.access)
+
+
+def _distinct(places: Sequence[_Place]) -> list[_Place]:
+    """Leave out what would be checked twice: a run log and a catalog side by side."""
+    return list({(place.bucket, place.prefix, repr(_of_aws(place.settings))): place for place in places}.values())
+
+
+def _of_aws(settings: AwsSettings) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in AwsSettings.model_fields if not name.startswith("max_")}
+
+
+def _document(place: _Place, findings: Sequence[Finding]) -> dict[str, Any]:
+    return {
+        "bucket": place.bucket,
+        "prefix": place.prefix,
+        "region": place.settings.region,
+        "endpoint_url": place.settings.endpoint,
+        "ok": not any(finding.is_problem for finding in findings),
+        "checks": documents(findings),
+    }
+
+
+def _tell(session: Session, place: _Place, findings: Sequence[Finding], *, first: bool) -> None:
+    output = session.output
+    blank = "" if first else "\n"
+    output.text(f"{blank}{place.location}\n")
+    output.table(["CHECK", "STATE", "DETAIL"], [row(finding) for finding in findings])
+    output.text(f"\n{summary(findings)}")
+    show_remedies(output, findings)

@@ -1,0 +1,166 @@
+"""Which buckets a configuration uses, and how; and the settings that an administrator's commands reach them with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from asyncstore._core.placeholders import fill
+from asyncstore.aws.settings import AwsSettings
+from asyncstore.bucket.documents import BucketAccess
+from asyncstore.catalog._paths import normal_prefix
+from asyncstore.catalog.settings import S3CatalogSettings
+from asyncstore.errors import ConfigurationError
+from asyncstore.runlog._keys import RunKeys
+from asyncstore.runlog.settings import S3RunLogSettings
+from asyncstore.services import make_secrets
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from asyncstore._core.placeholders import SecretSource
+    from asyncstore.services import Configuration, ServiceConfiguration
+
+__all__ = [
+    "BucketArgument",
+    "BucketUse",
+    "EndpointOption",
+    "ProfileOption",
+    "RegionOption",
+    "accesses_of",
+    "admin_settings",
+    "buckets_of",
+    "the_bucket",
+]
+
+BucketArgument = Annotated[
+    str, typer.Argument(metavar="BUCKET", help="The bucket; without it, the one that the configuration names.")
+]
+RegionOption = Annotated[str, typer.Option("--region", metavar="REGION", help="The bucket's region.")]
+ProfileOption = Annotated[
+    str, typer.Option("--profile", metavar="NAME", help="Use the credentials of this profile, an administrator's.")
+]
+EndpointOption = Annotated[
+    str, typer.Option("--endpoint-url", metavar="URL", help="Another S3 server than AWS', or than the configured one.")
+]
+
+_S3_SERVICES: Mapping[tuple[str, str], type[AwsSettings]] = {
+    ("run_log_store", "chunked-s3"): S3RunLogSettings,
+    ("run_log_store", "s3"): S3RunLogSettings,
+    ("catalog", "s3"): S3CatalogSettings,
+}
+
+_OF_OBJECTS = {"kms_key_arn", "multipart_upload_role_arn", "object_tags", "storage_class", "user_metadata"}
+"""Keys of the settings that are about objects, not about how AWS is reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class BucketUse:
+    """What one service does with a bucket."""
+
+    service: str
+    bucket: str
+    prefix: str
+    """What its keys begin with: empty, or ending in ``/``."""
+    settings: AwsSettings
+    writes: bool = True
+
+
+async def buckets_of(configuration: Configuration) -> list[BucketUse]:
+    """
+    Return the services of a configuration that are on S3; nothing is opened but secrets that they need.
+
+    Raises:
+        ConfigurationError: a service has wrong settings.
+    """
+    services = {"run_log_store": configuration.run_log_store, "catalog": configuration.catalog}
+    on_s3 = {
+        name: service
+        for name, service in services.items()
+        if service is not None and (name, service.type) in _S3_SERVICES
+    }
+    if not any("$" in str(service.options) for service in on_s3.values()):
+        return [_use(name, service, service.options, configuration) for name, service in on_s3.items()]
+    async with await make_secrets(configuration) as secrets:
+        return [
+            _use(name, service, await _filled(service.options, secrets), configuration)
+            for name, service in on_s3.items()
+        ]
+
+
+def the_bucket(named: str, uses: Sequence[BucketUse]) -> str:
+    """
+    Return the bucket that was named, or the only one that the configuration uses.
+
+    Raises:
+        ConfigurationError: there is none, or more than one.
+    """
+    buckets = sorted({use.bucket for use in uses})
+    if named or len(buckets) == 1:
+        return named or buckets[0]
+    if buckets:
+        raise ConfigurationError(f"the configuration uses several buckets: name one of {', '.join(buckets)}")
+    raise ConfigurationError("no service of the configuration is on S3: name a bucket, or give --config FILE")
+
+
+def admin_settings(
+    bucket: str, uses: Sequence[BucketUse], *, region: str = "", profile: str = "", endpoint_url: str = ""
+) -> AwsSettings:
+    """
+    Return how a bucket is reached: as the service that uses it says, or any other, but for what the command says.
+
+    Raises:
+        ConfigurationError: what was said is wrong.
+    """
+    near = next((use.settings for use in uses if use.bucket == bucket), None)
+    # Of another bucket, only how AWS is reached holds for this one too.
+    left_out = set() if near is not None else _OF_OBJECTS
+    found = (near or (uses[0].settings if uses else AwsSettings())).model_dump(exclude_unset=True)
+    known = {key: value for key, value in found.items() if key in AwsSettings.model_fields and key not in left_out}
+    said: dict[str, Any] = {key: value for key, value in (("region", region), ("endpoint_url", endpoint_url)) if value}
+    if profile:
+        # The role and the variables of a configuration are those of its workers.
+        said |= {"aws_profile": profile, "use_credentials": False, "role_arn": ""}
+    return AwsSettings.parse(known | said, "what was said of AWS")
+
+
+def accesses_of(uses: Sequence[BucketUse]) -> list[BucketAccess]:
+    """Return what is done with each bucket, by each role: services that share both share their documents."""
+    groups: dict[tuple[str, str, str], list[BucketUse]] = {}
+    for use in uses:
+        settings = use.settings
+        groups.setdefault((use.bucket, settings.role_arn, settings.multipart_upload_role_arn), []).append(use)
+    return [
+        BucketAccess(
+            bucket=bucket,
+            prefixes=tuple(use.prefix for use in group),
+            region=group[0].settings.region,
+            kms_keys=tuple(dict.fromkeys(key for use in group if (key := use.settings.kms_key_arn))),
+            object_tags=any(use.settings.object_tags for use in group),
+            role_arn=role,
+            multipart_role_arn=multipart_role,
+            writes=any(use.writes for use in group),
+            session_duration_s=max(use.settings.session_duration_in_seconds for use in group),
+        )
+        for (bucket, role, multipart_role), group in groups.items()
+    ]
+
+
+def _use(
+    name: str, service: ServiceConfiguration, options: Mapping[str, Any], configuration: Configuration
+) -> BucketUse:
+    kind = _S3_SERVICES[name, service.type]
+    settings: Any = kind.parse(options, f"{service.where}: {name}")
+    prefix = normal_prefix(settings.prefix) if name == "catalog" else RunKeys.under(settings.prefix).prefix
+    return BucketUse(name, settings.s3_bucket, prefix, settings, configuration.access.allow_write)
+
+
+async def _filled(value: Any, secrets: SecretSource) -> Any:
+    if isinstance(value, str):
+        return await fill(value, secrets)
+    if isinstance(value, Mapping):
+        return {key: await _filled(item, secrets) for key, item in value.items()}
+    return value
