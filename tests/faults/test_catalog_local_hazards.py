@@ -370,8 +370,11 @@ async def test_a_target_that_is_moved_away_is_told(tmp_path: Path, size: str) ->
         on_get(scene, VICTIM, lambda: scene.target.rename(tmp_path / "moved"))
         with pytest.raises(TransferError) as caught:
             await scene.get()
-        assert type(caught.value.failed[f"data/{VICTIM}"]) is NotFoundError
-        assert {type(error) for error in caught.value.failed.values()} == {NotFoundError}
+        failed = caught.value.failed
+        assert {type(error) for error in failed.values()} == {NotFoundError}
+        # A small one in a folder that was looked up just before may go along with it, whole.
+        landed = digests_in(tmp_path / "moved")
+        assert (f"data/{VICTIM}" in failed) != (landed.get(VICTIM) == scene.digests[VICTIM])
         assert not scene.target.exists()
         await scene.get()
         scene.check_target(scene.digests[VICTIM])
