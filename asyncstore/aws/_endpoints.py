@@ -52,7 +52,7 @@ _METADATA_NAMES = re.compile(r"instance-data(\..+)?|metadata\.google\.internal")
 
 def checked_endpoint(url: str, what: str, *, insecure: bool, allow_link_local: bool) -> str:
     """
-    Return an endpoint without its last slash, if it is safe to use.
+    Return an endpoint with its scheme in lower case and without its last slash, if it is safe to use.
 
     Args:
         url: the endpoint.
@@ -61,8 +61,8 @@ def checked_endpoint(url: str, what: str, *, insecure: bool, allow_link_local: b
         allow_link_local: let it be a link-local address.
 
     Raises:
-        ConfigurationError: it is no URL of ``http`` or ``https``, holds credentials, a query or a fragment, or is
-            unsafe and was not allowed.
+        ConfigurationError: it is no URL of ``http`` or ``https``, holds credentials, a query or a fragment, if only
+            an empty one, or is unsafe and was not allowed.
     """
     try:
         parts = urlsplit(url)
@@ -72,8 +72,8 @@ def checked_endpoint(url: str, what: str, *, insecure: bool, allow_link_local: b
         raise ConfigurationError(f"{what} must be an http:// or https:// URL") from None
     if "@" in parts.netloc:
         raise ConfigurationError(f"{what} must not hold credentials")
-    # Of the whole: line ends and tabs are taken out of it before it is split.
-    if not fitting or not _VISIBLE.fullmatch(url) or parts.query or parts.fragment:
+    # Of the whole: line ends, tabs and an empty query or fragment are taken out of it when it is split.
+    if not fitting or not _VISIBLE.fullmatch(url) or "?" in url or "#" in url:
         raise ConfigurationError(f"{what} must be an http:// or https:// URL")
     if not allow_link_local and (_METADATA_NAMES.fullmatch(host.rstrip(".")) or is_link_local(host)):
         raise ConfigurationError(
@@ -85,7 +85,8 @@ def checked_endpoint(url: str, what: str, *, insecure: bool, allow_link_local: b
             f"{what} is http:// to another host, where anybody on the way can read and change what is sent: "
             "write https://, or set insecure: true"
         )
-    return url.rstrip("/")
+    # Not all clients know a scheme in upper case.
+    return parts.scheme + url[len(parts.scheme) :].rstrip("/")
 
 
 def canonical_host(url: str) -> str:

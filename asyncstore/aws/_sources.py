@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
     from asyncstore.aws.settings import AwsSettings
 
 __all__ = ["base_credentials"]
+
+STALE_LIFETIME = timedelta(minutes=5)
+"""For how long keys of an instance's role are used that have expired and are given nevertheless."""
+
+_INSTANCE = "iam-role"
+"""What botocore calls the way by which the metadata service of an instance gives keys."""
+_LONG_AGO = datetime.fromtimestamp(0, UTC)
+
+log = logging.getLogger(__name__)
 
 
 def base_credentials(settings: AwsSettings, clock: ServerClock) -> Credentials:
@@ -61,14 +71,27 @@ def _from_chain(settings: AwsSettings, clock: ServerClock) -> Credentials:
             "or run where a role is attached"
         )
     if hasattr(found, "refresh_needed"):
-        # What was fetched just now is not to be fetched again because it lasts less than 15 minutes.
-        found._advisory_refresh_timeout = found._mandatory_refresh_timeout = 0
-        found._time_fetcher = lambda: datetime.fromtimestamp(clock.now_s(), UTC)
+        # What was fetched just now is not to be fetched again, however short it lasts.
+        found._time_fetcher = lambda: _LONG_AGO
     frozen = found.get_frozen_credentials()
     expires_at: datetime | None = getattr(found, "_expiry_time", None)
-    return Credentials(
-        frozen.access_key, frozen.secret_key, frozen.token, None if expires_at is None else expires_at.astimezone(UTC)
+    if expires_at is not None:
+        expires_at = expires_at.astimezone(UTC)
+        if found.method == _INSTANCE:
+            expires_at = _put_off(expires_at, datetime.fromtimestamp(clock.now_s(), UTC))
+    return Credentials(frozen.access_key, frozen.secret_key, frozen.token, expires_at)
+
+
+def _put_off(expires_at: datetime, now: datetime) -> datetime:
+    """Return when to look again at the latest for the keys of an instance's role."""
+    if expires_at > now:
+        return expires_at
+    # AWS goes on accepting what it goes on handing out, where it cannot make new ones.
+    log.warning(
+        "the metadata service of this instance gives AWS credentials that expired at %s UTC; they are used for now",
+        f"{expires_at:%Y-%m-%d %H:%M:%S}",
     )
+    return now + STALE_LIFETIME
 
 
 def _learn(clock: ServerClock, parsed: Mapping[str, Any], **_: object) -> None:

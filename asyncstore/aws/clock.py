@@ -20,12 +20,25 @@ class ServerClock:
 
     One is shared by whatever uses the same keys. Any thread may use it.
 
-    Attributes:
-        skew_s: how far the servers' clocks are ahead of this machine's, in seconds, as far as is known.
+    Args:
+        issuers: the clock of whoever gives the keys, by which they expire; theirs is taken for the servers', too, as
+            long as these have said nothing else.
     """
 
-    def __init__(self) -> None:
-        self.skew_s = 0.0
+    def __init__(self, issuers: ServerClock | None = None) -> None:
+        self.issuers = issuers
+        self._skew_s: float | None = None
+
+    @property
+    def skew_s(self) -> float:
+        """How far the servers' clocks are ahead of this machine's, in seconds, as far as is known."""
+        if self._skew_s is not None:
+            return self._skew_s
+        return 0.0 if self.issuers is None else self.issuers.skew_s
+
+    @skew_s.setter
+    def skew_s(self, skew_s: float) -> None:
+        self._skew_s = skew_s
 
     def __repr__(self) -> str:
         return f"<ServerClock {self.skew_s:+.0f} s>"

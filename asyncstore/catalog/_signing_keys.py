@@ -88,7 +88,7 @@ class SigningKeys:
         return None
 
     def _suffice(self, keys: Credentials, lifetime_s: int) -> bool:
-        return lifetime_of(keys, lifetime_s, self._provider.clock.now_s()) == lifetime_s
+        return lifetime_of(lifetime_s, self._provider.seconds_left(keys)) == lifetime_s
 
 
 def session_lengths(lifetime_s: int, configured_s: int) -> Iterator[int]:
@@ -101,8 +101,6 @@ def session_lengths(lifetime_s: int, configured_s: int) -> Iterator[int]:
         yield configured_s
 
 
-def lifetime_of(keys: Credentials, wanted_s: int, now_s: float) -> int:
-    """Return for how many seconds what these sign is good for, ``wanted_s`` at most and 1 at least."""
-    if keys.expires_at is None:
-        return wanted_s
-    return max(1, min(wanted_s, math.floor(keys.expires_at.timestamp() - now_s)))
+def lifetime_of(wanted_s: int, left_s: float) -> int:
+    """Return for how many seconds what keys with so many left sign is good for, ``wanted_s`` at most and 1 at least."""
+    return max(1, math.floor(min(wanted_s, left_s)))

@@ -70,4 +70,4 @@ class S3Catalog(Catalog):
             written=write_headers(settings) | metadata_headers(settings.user_metadata),
             tags=settings.object_tags,
         )
-        return presigner, lifetime_of(keys, lifetime_s, now.timestamp())
+        return presigner, lifetime_of(lifetime_s, self._credentials.seconds_left(keys))

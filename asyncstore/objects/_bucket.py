@@ -30,10 +30,11 @@ REQUEST_TIMEOUT_S = 600
 
 NOWHERE = "http://127.0.0.1:0"
 """
-A proxy that is none, for all hosts but the endpoint's: nothing ever listens on port 0.
+A proxy that is none, for all hosts but the endpoint's and those under it: nothing ever listens on port 0.
 
 obstore follows redirects to any host, with the session token and without a way to forbid it; so it is left without a
-way there. Its errors tell of this address then, and of no other request's.
+way there. Its errors tell of this address then, and of no other request's. Who needs no proxy is told by host alone,
+so redirects to another port of the endpoint's host, or to a host under its name, are followed still.
 """
 
 
@@ -97,9 +98,10 @@ def make_store(
 
 def _only_way(endpoint: str) -> dict[str, Any]:
     """
-    Return options of obstore's client by which it reaches an endpoint, as our own wire does, and no other host.
+    Return options of obstore's client by which it reaches an endpoint, as our own wire does, and no host elsewhere.
 
-    By a real proxy others can be reached: there, a redirect of an endpoint on TLS cannot lead out of TLS at least.
+    Other ports of the endpoint's host and hosts under its name stay in reach; :data:`NOWHERE` says why. By a real proxy
+    any host can be reached: there, a redirect of an endpoint on TLS cannot lead out of TLS at least.
     """
     way = {"allow_http": endpoint.startswith("http:")}
     if proxy := proxy_for(endpoint):
@@ -110,8 +112,9 @@ def _only_way(endpoint: str) -> dict[str, Any]:
 
 def confine(settings: AwsSettings, bucket: str) -> bool:
     """
-    Tell whether obstore reaches the endpoint of a bucket and nothing else; blocks to look the endpoint's name up.
+    Tell whether obstore reaches no host but that of a bucket's endpoint; blocks to look the endpoint's name up.
 
+    Any port of that host counts as it, and so do hosts under its name: whoever runs it is trusted with what is there.
     obstore looks it up again for each connection, so this is no guard against a name that changes its meaning.
 
     Raises:

@@ -204,6 +204,8 @@ def from_obstore(error: Exception, what: str) -> AsyncStoreError:
             return ConfigurationError(f"{what}: {_first_line(text)}")
     if "NotPartial" in text:
         return RangeIgnoredError(f"{what}: the server does not mark its answer as a range")
+    if "Content-Length Header missing" in text:
+        return AsyncStoreError(f"{what}: the answer does not say how large the object is")
     unsent = "(Connect)" in text or "ConnectError" in text or "dns error" in text
     return no_answer(f"{what}: {transport_reason(text)}", sent=not unsent)
 

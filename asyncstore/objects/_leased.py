@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from asyncstore._core.threads import in_thread
+from asyncstore.errors import ClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +61,7 @@ class LeasedClient:
         self._make = make
         self._provider = provider
         self._replacing = asyncio.Lock()
+        self._dropped = False
         self._lease = _Lease(provider)
         self.store: S3Store = make(self._lease)
 
@@ -69,13 +71,25 @@ class LeasedClient:
         return lease.given is keys or lease.given is None or time.time() >= lease.until_s
 
     async def take(self, keys: Credentials) -> None:
-        """See to it that its next request is signed by these keys, or by younger ones; others were refused early."""
+        """
+        See to it that its next request is signed by these keys, or by younger ones; others were refused early.
+
+        Raises:
+            ClosedError: it was dropped, perhaps meanwhile.
+        """
         async with self._replacing:
+            self._check_kept()
             if not self.has(keys):
                 lease = _Lease(self._provider)
-                self.store = await in_thread(self._make, lease)
-                self._lease = lease
+                store = await in_thread(self._make, lease)
+                self._check_kept()
+                self.store, self._lease = store, lease
 
     def drop(self) -> None:
         """Let go of it: its connections close when nobody holds it any more."""
+        self._dropped = True
         del self.store
+
+    def _check_kept(self) -> None:
+        if self._dropped:
+            raise ClosedError("the store was closed")

@@ -25,6 +25,7 @@ from asyncstore.errors import (
     ClosedError,
     ConflictError,
     IntegrityError,
+    InvalidValueError,
     NotFoundError,
 )
 from asyncstore.objects._errors import from_obstore, shows_secrets
@@ -63,6 +64,8 @@ _STANDARD_ATTRIBUTES = {
     "Content-Type",
     "Storage-Class",
 }
+"""What obstore calls the headers that it sends and reads as such, whatever the case of their letters."""
+
 _FOREIGN = (obs.BaseError, OSError, NotImplementedError, ValueError)
 
 
@@ -128,9 +131,22 @@ class ObstoreObjectStore(ObjectStore):
     ) -> str:
         """Write an object; see :meth:`ObjectStore.put`."""
         await self._begin(key, writes=True)
+        if metadata:
+            self._check_metadata(metadata)
         if condition is ANY:
             return await retrying(lambda: self._put_once(key, data, "overwrite", metadata), self._retry)
         return await self._put_conditionally(key, data, condition, dict(metadata or {}))
+
+    def _check_metadata(self, metadata: Mapping[str, str]) -> None:
+        """
+        Do nothing if obstore keeps all of this as metadata.
+
+        Raises:
+            InvalidValueError: it would not.
+        """
+        for name in metadata:
+            if name.title() in _STANDARD_ATTRIBUTES:
+                raise InvalidValueError(f"the metadata name {name!r} is taken: it is a header's")
 
     async def get(
         self, key: str, *, byte_range: tuple[int, int] | None = None, etag: str = ""

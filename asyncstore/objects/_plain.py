@@ -26,6 +26,7 @@ __all__ = ["PlainRequests"]
 
 DELETES_AT_ONCE = 16
 
+_LENGTH = re.compile(r"\d{1,18}", re.ASCII)
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 
 
@@ -93,7 +94,10 @@ class PlainRequests:
         """Describe an object."""
         request = Request("HEAD", key, f"head {self.at(key)}")
         reply = await self.run("head", key, lambda sender: sender.send(request))
-        return described(key, int(reply.headers["content-length"]), reply.headers)
+        length = reply.headers.get("content-length", "")
+        if not _LENGTH.fullmatch(length):
+            raise AsyncStoreError(f"{request.what}: the answer does not say how large the object is")
+        return described(key, int(length), reply.headers)
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; one that is not there is no error."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from asyncstore.aws.clock import ServerClock
     from asyncstore.aws.credentials import Credentials
 
-__all__ = ["ATTEMPTS", "REFUSALS", "Refusal", "asks_for_keys"]
+__all__ = ["ATTEMPTS", "REFUSALS", "Refusal", "asks_for_keys", "is_doubtful"]
 
 ATTEMPTS = 3
 """Most attempts of one request whose keys are refused: the second ones may expire on the way, too."""
@@ -36,3 +36,8 @@ def asks_for_keys(refusal: Refusal, used: Credentials, clock: ServerClock) -> bo
         # Keys that last are not what it is about.
         raise refusal
     return True
+
+
+def is_doubtful(refusal: Refusal) -> bool:
+    """Tell whether something else than the keys may be the reason, so that others go on with them."""
+    return isinstance(refusal, UnexplainedError)

@@ -2,7 +2,8 @@
 The verbs of obstore on a server that wants signatures: by keys that are renewed, and by a clock that may be corrected.
 
 Where this machine's clock turns out to be wrong, which obstore signs by, our own requests take its place; and so they
-do by way of a proxy, for there obstore would follow redirects to any host, with the session token.
+do by way of a proxy, for there obstore would follow redirects to any host, with the session token. They also find out
+what an answer means where its headers say it, which obstore's errors do not show.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from asyncstore.errors import AccessDeniedError, AsyncStoreError, UnavailableError
 from asyncstore.objects._errors import RedirectedError, SkewedError
+from asyncstore.objects._messages import metadata_headers
 from asyncstore.objects._obstore import ObstoreObjectStore
-from asyncstore.objects._renewing import ATTEMPTS, REFUSALS, asks_for_keys
+from asyncstore.objects._renewing import ATTEMPTS, REFUSALS, asks_for_keys, is_doubtful
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -44,7 +46,6 @@ class SignedObjectStore(ObstoreObjectStore):
         self._credentials = credentials
         self._client: LeasedClient
         self._plain: PlainRequests
-        self._accepted = False
         self._confined = True
 
     async def _put_once(self, key: str, data: bytes, mode: Any, metadata: Mapping[str, str] | None) -> str:
@@ -54,8 +55,7 @@ class SignedObjectStore(ObstoreObjectStore):
             try:
                 return await super()._put_once(key, data, mode, metadata)
             except (SkewedError, RedirectedError) as error:
-                # obstore does not say where a redirect leads, and has carried nothing out.
-                if isinstance(error, SkewedError) and not clock.is_far_off:
+                if self._is_last_word(error):
                     raise
         return await self._plain.put(key, data, mode, metadata)
 
@@ -65,20 +65,21 @@ class SignedObjectStore(ObstoreObjectStore):
             try:
                 return await super()._get_once(key, byte_range, etag)
             except (SkewedError, RedirectedError) as error:
-                # obstore does not say where a redirect leads, and has carried nothing out.
-                if isinstance(error, SkewedError) and not clock.is_far_off:
+                if self._is_last_word(error):
                     raise
         return await self._plain.get(key, byte_range, etag, self._if_match(etag) if etag else "")
 
     async def _head_once(self, key: str) -> ObjectMeta:
-        obstores = super()._head_once
-        try:
-            return await self._either(lambda: obstores(key), lambda: self._plain.head(key))
-        except AccessDeniedError:
-            if self._accepted:
-                raise
-        # A wrong clock is denied, too, and obstore does not say what time the answer told.
-        return await self._plain.head(key)
+        through = super()._head_once
+
+        async def obstores() -> ObjectMeta:
+            try:
+                return await through(key)
+            except AccessDeniedError:
+                # A wrong clock is denied, too, and may have been right until now.
+                return await self._plain.head(key)
+
+        return await self._either(obstores, lambda: self._plain.head(key))
 
     async def _list_folder_once(self, prefix: str) -> Listing:
         obstores = super()._list_folder_once
@@ -95,10 +96,19 @@ class SignedObjectStore(ObstoreObjectStore):
             try:
                 return await obstores()
             except (SkewedError, RedirectedError) as error:
-                # obstore does not say where a redirect leads, and has carried nothing out.
-                if isinstance(error, SkewedError) and not clock.is_far_off:
+                if self._is_last_word(error):
                     raise
         return await plain()
+
+    def _is_last_word(self, error: SkewedError | RedirectedError) -> bool:
+        """Tell whether an error of obstore's, which has carried nothing out, is not worth a request of our own."""
+        # It says neither where a redirect leads, nor what time it is by the ``Date`` of a refusal, where many servers
+        # tell it alone.
+        return isinstance(error, SkewedError) and error.server_s is not None and not self._credentials.clock.is_far_off
+
+    def _check_metadata(self, metadata: Mapping[str, str]) -> None:
+        super()._check_metadata(metadata)
+        metadata_headers(metadata)
 
     async def _called(self, verb: str, key: str, ask: Callable[[], R], *, writes: Collection[str] = ()) -> R:
         """Call obstore in a thread, with keys that are valid; with others, if they are refused all the same."""
@@ -108,16 +118,13 @@ class SignedObjectStore(ObstoreObjectStore):
             if not self._client.has(used):
                 await self._replace_client(used)
             try:
-                result = await super()._called(verb, key, ask, writes=writes)
+                return await super()._called(verb, key, ask, writes=writes)
             except REFUSALS as refusal:
                 left -= 1
                 # With the clock set right, obstore would still sign by this machine's.
                 if not left or not asks_for_keys(refusal, used, self._credentials.clock):
                     raise
                 await self._renew(used, refusal)
-            else:
-                self._accepted = True
-                return result
 
     async def _called_with_own(self, verb: str, key: str, work: Callable[[], R], *, writes: Collection[str] = ()) -> R:
         """Call what makes requests of our own in a thread; it sees to its keys itself."""
@@ -130,7 +137,7 @@ class SignedObjectStore(ObstoreObjectStore):
 
     async def _renew(self, used: Credentials, refusal: Refusal) -> None:
         try:
-            await self._credentials.renew(used)
+            await self._credentials.renew(used, in_doubt=is_doubtful(refusal))
         except UnavailableError:
             raise
         except AsyncStoreError as error:

@@ -17,7 +17,7 @@ from asyncstore.objects._http._driving import run, run_many
 from asyncstore.objects._http._origin import Origin
 from asyncstore.objects._http._pool import Pool
 from asyncstore.objects._http._signing import Signer
-from asyncstore.objects._renewing import ATTEMPTS, REFUSALS, asks_for_keys
+from asyncstore.objects._renewing import ATTEMPTS, REFUSALS, asks_for_keys, is_doubtful
 from asyncstore.objects._requests import READS, Line, Outgoing
 
 if TYPE_CHECKING:
@@ -296,7 +296,7 @@ class Sender:
         if not asks_for_keys(refusal, used, self._provider.clock):
             return
         try:
-            self._provider.wait_renewed(used, self.check)
+            self._provider.wait_renewed(used, self.check, in_doubt=is_doubtful(refusal))
         except (UnavailableError, ClosedError):
             raise
         except AsyncStoreError as error:

@@ -32,7 +32,7 @@ class PresignedUrl:
     location: str
     """The object, ``s3://<bucket>/<key>``."""
     expires_at: datetime
-    """When it ceases to work, UTC; never after the credentials that signed it."""
+    """When it ceases to work, UTC; never after the credentials that signed it, as far as these say when they end."""
     shortened: bool = False
     """Whether that is sooner than was asked for, because the credentials end."""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class PresignedPost:
     location: str
     """What the objects' names begin with, or the only name there may be: ``s3://<bucket>/<key>``."""
     expires_at: datetime
-    """When it ceases to work, UTC; never after the credentials that signed it."""
+    """When it ceases to work, UTC; never after the credentials that signed it, as far as these say when they end."""
     shortened: bool = False
     """Whether that is sooner than was asked for, because the credentials end."""
     forms: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)

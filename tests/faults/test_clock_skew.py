@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from asyncstore.aws.clock import ServerClock
-from asyncstore.aws.credentials import CredentialProvider
+from asyncstore.aws.credentials import CredentialProvider, Credentials, GivenCredentials
 from asyncstore.aws.settings import AwsSettings
 from asyncstore.errors import (
     AccessDeniedError,
@@ -25,7 +28,7 @@ from asyncstore.testing.s3_stub._messages import Answer, S3Error
 from tests._fake_sts import ROLE, FakeSts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from asyncstore.objects.small import SmallVerb
@@ -186,6 +189,26 @@ async def test_sessions_end_by_the_servers_clock(sts: FakeSts, skew_s: float, se
         assert (sts.granted, len(sts.calls)) == (2, 3)
 
 
+@pytest.mark.parametrize("skew_s", [-1200.0, 1200.0])
+async def test_a_server_with_another_clock_than_the_one_that_gives_sessions(
+    stub: WatchedStub, bucket: Bucket, sts: FakeSts, skew_s: float
+) -> None:
+    servers = FakeSts()
+    servers.skew_s, servers.accepts = skew_s, lambda access_key: True  # type: ignore[method-assign]
+    stub.answer = servers.refusal_of
+    async with objects_of(bucket, role_arn=ROLE) as store:
+        for _ in range(3):
+            await store.put("key", b"x")
+            await store.list_all("")
+        keys = await store._credentials.get()
+        assert keys.expires_at is not None
+        # By the clock of STS, and of this machine.
+        assert 0 < store._credentials._until_s - time.time() <= sts.session_s
+        assert abs(store._credentials.clock.skew_s - skew_s) < 5
+        assert len(refused(stub, servers)) == 1
+    assert len(sts.calls) == 1
+
+
 async def test_a_profile_with_a_role(sts: FakeSts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sts.skew_s = SKEWS[0]
     config = tmp_path / "config"
@@ -219,3 +242,82 @@ def test_a_clock_takes_no_notice_of_what_may_be_delay(monkeypatch: pytest.Monkey
     # It was set right meanwhile.
     assert clock.learn(1001.0)
     assert clock.now_s() == 1000.0
+
+
+def tells_by_date_alone(sts: FakeSts, *, date: bool = True) -> Callable[[Request], Answer | None]:
+    """Return what servers answer that have no ``<ServerTime>``: MinIO, Ceph, rclone."""
+
+    def answer(request: Request) -> Answer | None:
+        refusal = sts.refusal_of(request)
+        body = b"<Error><Code>RequestTimeTooSkewed</Code></Error>"
+        return refusal and Answer(refusal.status, body, refusal.headers if date else {})
+
+    return answer
+
+
+@pytest.mark.parametrize("skew_s", SKEWS)
+@pytest.mark.parametrize("verb", ["put", "get", "head", "list_folder", "delete", "copy"])
+async def test_the_date_of_a_refusal_is_enough(
+    stub: WatchedStub, bucket: Bucket, sts: FakeSts, skew_s: float, verb: str
+) -> None:
+    async with objects_of(bucket) as store:
+        await store.put("key", b"x")
+        stub.seen.clear()
+        sts.skew_s = skew_s
+        stub.answer = tells_by_date_alone(sts)
+        arguments: dict[str, tuple[Any, ...]] = {
+            "copy": ("key", "copy"),
+            "delete": (["key"],),
+            "list_folder": ("",),
+            "put": ("key", b"y"),
+        }
+        await getattr(store, verb)(*arguments.get(verb, ("key",)))
+        # By obstore, which does not see the date, and by our own request, which goes by it from then on.
+        assert len(refused(stub, sts)) == 2
+        await store.put("key", b"z")
+        assert (await store.get("key"))[1] == b"z"
+        assert len(refused(stub, sts)) == 2
+
+
+async def test_a_server_that_does_not_tell_the_time_is_not_asked_for_ever(
+    stub: WatchedStub, bucket: Bucket, sts: FakeSts
+) -> None:
+    sts.skew_s = SKEWS[1]
+    stub.answer = tells_by_date_alone(sts, date=False)
+    async with objects_of(bucket) as store:
+        for ask in (lambda: store.put("key", b"x"), lambda: store.get("key"), lambda: store.list_folder("")):
+            stub.seen.clear()
+            with pytest.raises(CredentialsError, match="this machine's clock is wrong"):
+                await ask()
+            assert len(stub.seen) == 2
+
+
+@pytest.mark.parametrize("skew_s", SKEWS)
+async def test_a_clock_may_jump_before_a_head(stub: WatchedStub, bucket: Bucket, sts: FakeSts, skew_s: float) -> None:
+    """The answer to a HEAD has no body, so a wrong clock looks like a missing permission."""
+    async with objects_of(bucket) as store:
+        await store.put("key", b"x")
+        for sts.skew_s in (0.0, skew_s, 0.0, -skew_s):
+            assert (await store.head("key")).size_bytes == 1
+    assert len(refused(stub, sts)) > 0
+
+
+async def test_what_is_denied_by_a_clock_that_is_far_off_is_asked_once(
+    stub: WatchedStub, bucket: Bucket, sts: FakeSts
+) -> None:
+    sts.skew_s = SKEWS[0]
+    async with objects_of(bucket) as store:
+        await store.put("key", b"x")
+        stub.answer = lambda _: S3Error(403, "AccessDenied").answer
+        stub.seen.clear()
+        with pytest.raises(AccessDeniedError):
+            await store.head("key")
+        assert len(stub.seen) == 1
+
+
+def test_what_keys_have_left_is_told_by_the_clock_of_whoever_gave_them() -> None:
+    keys = Credentials("A", "b", "t", datetime.now(UTC) + timedelta(seconds=900))
+    provider = GivenCredentials(AwsSettings(), keys)
+    provider.clock.learn(time.time() + 1200)
+    assert 890 < provider.seconds_left(keys) <= 900
+    assert provider.seconds_left(Credentials("A", "b")) == math.inf

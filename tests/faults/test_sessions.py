@@ -19,7 +19,7 @@ from asyncstore.errors import AsyncStoreError, CredentialsError, UnavailableErro
 from asyncstore.objects.base import Condition
 from asyncstore.objects.s3 import S3ObjectStore
 from asyncstore.objects.small import Job, SmallGet, SmallHead, SmallPut
-from asyncstore.testing.s3_stub._messages import Behaviour
+from asyncstore.testing.s3_stub._messages import Answer, Behaviour
 from tests._fake_sts import ROLE, FakeSts
 from tests._processes import short_or_full, tell
 
@@ -141,11 +141,59 @@ async def test_keys_that_are_refused_anew_are_not_renewed_for_ever(
     monkeypatch.setattr("asyncstore.aws.credentials.GIVEN_ANEW_S", 0.0)
     async with store_with(bucket, sts) as store:
         sts.accepts = lambda access_key: False  # type: ignore[method-assign]
-        for attempt in (lambda: store.put("key", b"x"), lambda: read_range(store), lambda: store.head("key")):
+        # A HEAD is not told the reason, and one renewal shows that others fare no better.
+        attempts: list[tuple[Callable[[], Awaitable[object]], int]] = [
+            (lambda: store.put("key", b"x"), 2),
+            (lambda: read_range(store), 2),
+            (lambda: store.head("key"), 1),
+        ]
+        for attempt, renewals in attempts:
             before = sts.granted
             with pytest.raises(AsyncStoreError, match=r"ExpiredToken|HTTP 400"):
                 await attempt()
-            assert sts.granted - before == 2
+            assert sts.granted - before == renewals
+
+
+async def test_one_object_that_gives_no_reason_costs_one_renewal_and_nobody_else(
+    stub: WatchedStub, bucket: Bucket, sts: FakeSts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So S3 answers the HEAD of an object whose key for encryption the customer keeps, without it."""
+    monkeypatch.setattr("asyncstore.aws.credentials.GIVEN_ANEW_S", 0.0)
+    stub.answer = lambda request: (
+        Answer(400, b"") if request.method == "HEAD" and request.key == "sealed" else sts.refusal_of(request)
+    )
+    async with store_with(bucket, sts) as store:
+        await store.put("there", b"there")
+        for _ in range(3):
+            with pytest.raises(AsyncStoreError, match="HTTP 400"):
+                await store.head("sealed")
+            await store.head("there")
+        await small_head(store, "sealed")
+        assert sts.granted == 2
+
+
+async def test_one_object_that_gives_no_reason_while_sts_is_down(
+    stub: WatchedStub, bucket: Bucket, sts: FakeSts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncstore.aws.credentials.GIVEN_ANEW_S", 0.0)
+    stub.answer = lambda request: (
+        Answer(400, b"") if request.method == "HEAD" and request.key == "sealed" else sts.refusal_of(request)
+    )
+    async with store_with(bucket, sts) as store:
+        await store.put("there", b"there")
+        sts.refuses = lambda _: (503, "ServiceUnavailable")
+        refused = asyncio.create_task(store.head("sealed"))
+        while len(sts.calls) < 2:
+            await store.put("there", b"there")
+        await store.put("there", b"there")
+        await store.head("there")
+        refused.cancel()
+
+
+async def small_head(store: S3ObjectStore, key: str) -> None:
+    answers: list[object] = []
+    await store.together(lambda objects: objects.run(iter([Job(SmallHead(key), answers.append)]), lambda: 1))
+    assert [str(answer).endswith("HTTP 400") for answer in answers] == [True]
 
 
 async def test_keys_refused_as_soon_as_they_are_given_are_not_renewed(bucket: Bucket, sts: FakeSts) -> None:
@@ -180,7 +228,7 @@ async def test_sessions_of_900_s_serve_a_day(sts: FakeSts, monkeypatch: pytest.M
     provider = CredentialProvider(AwsSettings(role_arn=ROLE))
     hours = short_or_full(3, 24)
     for minute in range(hours * 60):
-        sts.skew_s = provider.clock.skew_s = minute * 60.0
+        sts.skew_s = provider._source_clock.skew_s = minute * 60.0
         assert sts.accepts((await provider.get()).access_key_id)
         while provider._flight is not None:
             await provider.aclose()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import pickle
 import threading
 import time
@@ -203,9 +204,12 @@ def make_due(provider: CredentialProvider) -> None:
 
 
 async def until_renewed(provider: CredentialProvider) -> None:
-    """Wait until no renewal is under way."""
+    """Wait until no renewal is under way, and what there is to say of it is said."""
     while provider._flight is not None:
         await provider.aclose()
+    for thread in threading.enumerate():
+        if thread.name == "asyncstore-credentials":
+            await asyncio.to_thread(thread.join)
 
 
 async def test_nobody_waits_for_an_early_renewal(sts: GatedSts, provider: CredentialProvider) -> None:
@@ -248,10 +252,114 @@ async def test_an_early_renewal_that_fails_harms_nobody_and_is_tried_again(
 
 async def test_a_renewal_that_fails_is_told_to_all_who_wait(sts: GatedSts, provider: CredentialProvider) -> None:
     sts.refuses = lambda _: (403, "AccessDenied")
+    sts.latency_s = 0.1
+    told: list[object] = []
     for _ in range(2):
-        outcomes = await asyncio.gather(*(provider.get() for _ in range(CALLERS)), return_exceptions=True)
+        asked = [asyncio.to_thread(provider.wait, go_on_waiting), *(provider.get() for _ in range(CALLERS))]
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {AccessDeniedError}
+        told += outcomes
     assert len(sts.calls) == 1
+    # Each has an error of its own: they are raised in several threads, and take notes.
+    assert len({id(outcome) for outcome in told}) == len(told)
+
+
+async def test_credentials_in_doubt_are_used_until_there_are_others(
+    sts: GatedSts, provider: CredentialProvider
+) -> None:
+    old = await provider.get()
+    provider._given_s -= 60
+    sts.gate.clear()
+    sts.asked.clear()
+    doubts = [asyncio.create_task(provider.renew(old, in_doubt=True)) for _ in range(CALLERS)]
+    await asyncio.to_thread(sts.asked.wait)
+    assert await provider.get() is old
+    sts.gate.set()
+    new = (await asyncio.gather(*doubts))[0]
+    assert await provider.get() is new is not old
+    # Whoever doubted the old ones and comes late.
+    assert await provider.renew(old, in_doubt=True) is new
+    # They get the same answer, so it is not for the keys, now or later.
+    for age_s in (0, 10, 600):
+        provider._given_s -= age_s
+        with pytest.raises(CredentialsError, match="not the reason"):
+            await provider.renew(new, in_doubt=True)
+    assert await provider.get() is new
+    assert sts.granted == 2
+
+
+async def test_credentials_in_doubt_are_doubted_again_if_others_fared_better(
+    sts: GatedSts, provider: CredentialProvider
+) -> None:
+    for granted in (2, 3):
+        found = await provider.get()
+        provider._given_s -= 600
+        await asyncio.to_thread(provider.wait_renewed, found, go_on_waiting, in_doubt=True)
+        assert sts.granted == granted
+
+
+async def test_credentials_in_doubt_stay_where_there_are_no_others(sts: GatedSts, provider: CredentialProvider) -> None:
+    old = await provider.get()
+    provider._given_s -= 60
+    sts.refuses = lambda _: (503, "ServiceUnavailable")
+    for _ in range(3):
+        with pytest.raises(UnavailableError):
+            await provider.renew(old, in_doubt=True)
+        assert await provider.get() is old
+    assert len(sts.calls) == 2
+
+
+async def test_whoever_writes_the_log_holds_nobody_up(provider: CredentialProvider, sts: GatedSts) -> None:
+    await provider.get()
+    held: list[bool] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            held.append(provider._lock.locked())
+
+    handler = Handler()
+    logger = logging.getLogger("asyncstore.aws.credentials")
+    logger.addHandler(handler)
+    try:
+        sts.refuses = lambda _: (503, "ServiceUnavailable")
+        make_due(provider)
+        await provider.get()
+        await until_renewed(provider)
+    finally:
+        logger.removeHandler(handler)
+    assert held == [False]
+
+
+async def test_what_has_expired_is_not_at_hand(provider: CredentialProvider) -> None:
+    await provider.get()
+    provider._until_s = time.time() + 0.1
+    provider._take_failure(UnavailableError("STS is down"))
+    assert provider._due_s == provider._until_s
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_renewal_under_way_is_not_waited_for_in_a_forked_process(sts: GatedSts, provider: CredentialProvider) -> None:
+    sts.gate.clear()
+    waiting = threading.Thread(target=provider.wait, args=(go_on_waiting,))
+    waiting.start()
+    assert sts.asked.wait(60)
+    child = os.fork()
+    if child == 0:
+        deadline_s = time.monotonic() + 20
+
+        def check() -> None:
+            if time.monotonic() > deadline_s:
+                os._exit(1)
+
+        try:
+            os._exit(0 if provider.wait(check).access_key_id else 2)
+        finally:
+            os._exit(3)
+    sts.gate.set()
+    assert os.waitpid(child, 0)[1] == 0
+    waiting.join()
+    assert len(sts.calls) == 2
 
 
 async def test_it_is_time_for_renewal_at_random(provider: CredentialProvider) -> None:
@@ -347,13 +455,25 @@ async def test_threads_that_cannot_be_started(provider: CredentialProvider, monk
 async def test_what_is_not_foreseen_is_told_as_well(
     provider: CredentialProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fails = threading.Event()
+    calls: list[None] = []
+
     def fail(*_: object) -> None:
+        calls.append(None)
+        assert fails.wait(60)
         raise MemoryError("no more")
 
     monkeypatch.setattr("asyncstore.aws.credentials.base_credentials", fail)
-    for _ in range(2):
+    waiting = asyncio.create_task(provider.get())
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(provider.aclose())
+    await asyncio.sleep(0)
+    fails.set()
+    await closing
+    for call in (waiting, provider.get()):
         with pytest.raises(MemoryError):
-            await provider.get()
+            await call
+    assert len(calls) == 1
     monkeypatch.undo()
     with pytest.raises(AsyncStoreError):
         await CredentialProvider(AwsSettings(aws_profile="nobody")).get()

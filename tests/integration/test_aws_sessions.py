@@ -469,10 +469,34 @@ async def test_instance_role_expires_when_it_does(
 
 
 @pytest.mark.usefixtures("no_keys")
+async def test_an_instance_may_give_keys_beyond_their_expiry(
+    metadata: FakeMetadata, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata.url)
+    role = "/latest/meta-data/iam/security-credentials/"
+    metadata.answers |= {
+        "/latest/api/token": "imds-token",
+        role: "my-role",
+        f"{role}my-role": handed_out("instance", soon(-300)),
+    }
+    provider = CredentialProvider(AwsSettings())
+    found = await provider.get()
+    assert (found.access_key_id, found.token) == ("instance", "token-of-instance")
+    assert found.expires_at is not None
+    assert timedelta(minutes=4) < found.expires_at - datetime.now(UTC) <= timedelta(minutes=5)
+    assert await provider.get() is found
+    assert [path for path, _ in metadata.asked].count(f"{role}my-role") == 1
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("asyncstore")]
+    assert len(told) == 1
+    assert "they are used for now" in told[0]
+
+
+@pytest.mark.usefixtures("no_keys")
 async def test_credentials_that_have_expired_already(metadata: FakeMetadata, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{metadata.url}{CONTAINER_PATH}")
     metadata.answers[CONTAINER_PATH] = handed_out("container", soon(-60))
-    with pytest.raises(CredentialsError, match="expired"):
+    with pytest.raises(CredentialsError, match="that were given have expired at"):
         await found_by()
 
 

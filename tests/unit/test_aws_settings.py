@@ -20,6 +20,10 @@ BAD_URLS = [
     "http://[",
     "http://h/a b",
     "http://h?q",
+    "http://localhost?",
+    "http://localhost#",
+    "http://localhost/?",
+    "https://h/#",
     "https://h\nost",
     "https://h\t",
     "file:///etc/passwd",
@@ -181,3 +185,11 @@ def test_the_home_folder_is_expanded() -> None:
     expected = str(Path("~/keys").expanduser())
     assert AwsSettings(aws_credentials_file="~/keys").aws_credentials_file == expected
     assert os.path.isabs(expected)
+
+
+@pytest.mark.parametrize("url", ["HTTP://localhost:9000", "hTtPs://h/Path/"])
+def test_the_scheme_of_an_endpoint_may_be_in_any_case(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheme, _, rest = url.rstrip("/").partition("://")
+    assert AwsSettings(endpoint_url=url).endpoint == f"{scheme.lower()}://{rest}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", url)
+    assert AwsSettings().service_url == f"{scheme.lower()}://{rest}"

@@ -30,14 +30,15 @@ def proxy_for(url: str) -> str:
     """
     Return the URL of the proxy that the environment says for a URL, empty if it says none.
 
-    The variables are read as botocore reads them, and besides, ``NO_PROXY`` may name networks (``10.0.0.0/8``).
+    The variables are read as botocore reads them, and besides, ``NO_PROXY`` may name networks (``10.0.0.0/8``), and
+    addresses in any spelling, those of IPv6 without brackets too.
     """
-    proxies = {} if _in_exempt_network(url) else get_environ_proxies(url)
+    proxies = {} if _is_exempt_address(url) else get_environ_proxies(url)
     found = proxies.get(urlsplit(url).scheme) or proxies.get("all") or ""
     return found if not found or "://" in found else f"http://{found}"
 
 
-def _in_exempt_network(url: str) -> bool:
+def _is_exempt_address(url: str) -> bool:
     try:
         address = ipaddress.ip_address(canonical_host(url))
     except ValueError:
@@ -45,7 +46,7 @@ def _in_exempt_network(url: str) -> bool:
     exempt = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     for named in exempt.split(","):
         with contextlib.suppress(ValueError):
-            if "/" in named and address in ipaddress.ip_network(named.strip(), strict=False):
+            if address in ipaddress.ip_network(named.strip().strip("[]"), strict=False):
                 return True
     return False
 
