@@ -121,6 +121,7 @@ class TestUploads:
     async def _completed(self, upload: str, part: PartDone) -> Answer:
         self._object.there = True
         answer = await self._requests.send("POST", self._key, {"uploadId": upload}, body=completion([part]))
+        self._object.note(answer)
         if answer.ok:
             self._open.discard(upload)
         return answer

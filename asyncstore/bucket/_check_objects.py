@@ -13,7 +13,9 @@ import zlib
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from asyncstore.bucket._check_requests import refusal_in
 from asyncstore.bucket._check_verdict import OK, Seen
+from asyncstore.bucket._check_versions import remove_versions
 from asyncstore.errors import (
     AccessDeniedError,
     AlreadyExistsError,
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from asyncstore.bucket._check_plan import Plan
-    from asyncstore.bucket._check_requests import Answer, Requests
+    from asyncstore.bucket._check_requests import Answer, Refusal, Requests
     from asyncstore.objects.s3 import S3ObjectStore
 
     Try = Callable[[str, Callable[[], Coroutine[Any, Any, Seen]]], Coroutine[Any, Any, Seen]]
@@ -62,6 +64,7 @@ class TestObject:
         there: whether it may be there.
         leftovers: keys of objects that may be there besides.
         deletable: whether objects can be deleted.
+        versioned: whether the bucket is known to keep versions of them.
     """
 
     __test__ = False
@@ -72,6 +75,8 @@ class TestObject:
         self.there = False
         self.leftovers: set[str] = set()
         self.deletable = True
+        self.versioned = False
+        self._wrote = False
         self._plan = plan
         self._store = store
         self._requests = requests
@@ -80,6 +85,7 @@ class TestObject:
 
     async def make(self) -> None:
         """Write the test object, remove it, and write it again, now on the condition that it is new."""
+        self._wrote = True
         put = await self._attempt("put", self._put)
         self.deletable = (await self._attempt("delete", self._delete)).outcome == "ok"
         if put.outcome == "denied":
@@ -113,6 +119,19 @@ class TestObject:
             except AsyncStoreError:
                 left.append(key)
         return left
+
+    async def remove_versions(self) -> str:
+        """Remove what the bucket may keep of what was replaced and deleted; return what is known to stay."""
+        stays = await remove_versions(self._requests, self.key) if self._wrote else ""
+        return stays if self.versioned else ""
+
+    def note(self, answer: Answer) -> None:
+        """Learn from an answer whether there are versions."""
+        if answer.headers.get("x-amz-version-id", "null") != "null":
+            self.versioned = True
+
+    async def _send(self, method: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Answer:
+        return await self._requests.send(method, self.key, headers=headers, body=body, answered=self.note)
 
     def _if_there(self, work: Callable[[], Coroutine[Any, Any, Seen]]) -> Callable[[], Coroutine[Any, Any, Seen]]:
         async def tried() -> Seen:
@@ -163,7 +182,7 @@ class TestObject:
 
     async def _put_saying(self, headers: Mapping[str, str]) -> Seen:
         before, self.there = self.there, True
-        answer = await self._requests.send("PUT", self.key, headers=headers, body=CONTENT)
+        answer = await self._send("PUT", headers, CONTENT)
         if answer.denied:
             self.there = before
         return seen_answer(answer)
@@ -193,7 +212,7 @@ class TestObject:
         return OK if data == CONTENT[slice(*SPAN)] else Seen("failed", "other bytes came than were asked for")
 
     async def _kms(self) -> Seen:
-        answer = await self._requests.send("HEAD", self.key)
+        answer = await self._send("HEAD")
         if not answer.ok:
             return Seen("skipped", "the object may not be looked at")
         if answer.headers.get("x-amz-server-side-encryption") != "aws:kms":
@@ -216,12 +235,12 @@ class TestObject:
         return Seen("unsupported", "the server refuses If-Match with the right ETag: use the layout 'chunked-s3'")
 
     async def _put_if(self, etag: str) -> Answer:
-        return await self._requests.send("PUT", self.key, headers={**self._headers, "if-match": etag}, body=CONTENT)
+        return await self._send("PUT", {**self._headers, "if-match": etag}, CONTENT)
 
     async def _checksum(self) -> Seen:
         wrong = base64.b64encode((zlib.crc32(CONTENT) ^ 1).to_bytes(4, "big")).decode()
         headers = {**self._headers, "x-amz-checksum-crc32": wrong}
-        answer = await self._requests.send("PUT", self.key, headers=headers, body=CONTENT)
+        answer = await self._send("PUT", headers, CONTENT)
         if answer.denied:
             return seen_answer(answer)
         if answer.ok:
@@ -249,7 +268,7 @@ def seen_answer(answer: Answer) -> Seen:
     if answer.ok:
         return OK
     if answer.denied:
-        return Seen("denied", action=answer.denied_action)
+        return _denied(answer.refusal)
     if answer.code == NO_BUCKET:
         raise from_s3_code(NO_BUCKET, answer.status, "the bucket to be checked")
     said = f"{answer.code} ({answer.status})" if answer.code else f"HTTP {answer.status}"
@@ -258,13 +277,18 @@ def seen_answer(answer: Answer) -> Seen:
     return Seen("failed", said)
 
 
+def _denied(refusal: Refusal) -> Seen:
+    return Seen("denied", action=refusal.action, forbidden_by=refusal.forbidden_by)
+
+
 def seen_error(error: AsyncStoreError) -> Seen:
     """Return what an error of a store means; that there is no such bucket is raised again."""
     if NO_BUCKET in str(error):
         # Nothing else is worth being tried.
         raise error
     if isinstance(error, AccessDeniedError):
-        return Seen("denied")
+        # obstore keeps what the server said.
+        return _denied(refusal_in(str(error.__cause__)))
     if isinstance(error, ConfigurationError) and "the server cannot do this" in str(error):
         return Seen("unsupported", "the server cannot do this")
     return Seen("failed", str(error))

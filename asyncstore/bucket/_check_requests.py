@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from asyncstore.aws.credentials import CredentialProvider, Credentials
     from asyncstore.aws.settings import AwsSettings
 
-__all__ = ["RETRY", "Answer", "Requests"]
+__all__ = ["RETRY", "Answer", "Refusal", "Requests", "refusal_in"]
 
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 8
@@ -47,6 +47,7 @@ RETRY = RetryPolicy(attempts=3, deadline_s=10.0)
 """A check is an answer to somebody who waits."""
 
 _ACTION = re.compile(r"not authorized to perform: ([a-z0-9-]+:\w+)")
+_FORBIDDING = re.compile(r"\bexplicit deny(?: in (an? [A-Za-z -]*?(?:policy|boundary)))?")
 _MESSAGE = re.compile(r"<Message>(.*?)</Message>", re.DOTALL)
 _BUSY = {429, 500, 502, 503, 504}
 
@@ -81,16 +82,33 @@ class Answer:
         return self.body.decode(errors="replace")
 
     @property
-    def denied_action(self) -> str:
-        """The IAM action that AWS names as denied, empty if it names none."""
-        message = _MESSAGE.search(self.text)
-        found = _ACTION.search(message[1]) if message else None
-        return found[1] if found else ""
+    def refusal(self) -> Refusal:
+        """Why it was denied."""
+        return refusal_in(self.text)
 
     def said(self, name: str) -> str:
         """Return the text of the first element of that name, empty if there is none."""
         found = re.search(rf"<{name}>([^<]*)</{name}>", self.text)
         return found[1] if found else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a server says of why something is denied; AWS does, to requests from within the account."""
+
+    action: str = ""
+    """The IAM action, empty if it names none."""
+    forbidden_by: str = ""
+    """The kind of policy whose statement denies it, against which no grant helps; empty if it tells of none."""
+
+
+def refusal_in(text: str) -> Refusal:
+    """Return why something was denied, by the body of the answer."""
+    message = _MESSAGE.search(text)
+    if message is None:
+        return Refusal()
+    action, forbidding = _ACTION.search(message[1]), _FORBIDDING.search(message[1])
+    return Refusal(action[1] if action else "", (forbidding[1] or "a policy") if forbidding else "")
 
 
 class Requests:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from asyncstore.aws.settings import AwsSettings
     from asyncstore.bucket._check_requests import Answer, Requests
 
-__all__ = ["look_at_bucket", "look_at_cors", "look_at_lifecycle", "look_at_versioning"]
+__all__ = ["abort_days", "look_at_bucket", "look_at_cors", "look_at_lifecycle", "look_at_versioning"]
 
 REGION_HEADER = "x-amz-bucket-region"
 CLOCK_NOTE_S = 30
@@ -104,10 +104,10 @@ async def look_at_lifecycle(requests: Requests, bucket: str, prefix: str) -> See
         return _unread(answer, "s3:GetLifecycleConfiguration")
     if b"LifecycleConfiguration" not in answer.body:
         return Seen("unsupported", "the server knows no rules: uploads that were left behind stay until they are swept")
-    days = _abort_days(answer.body, prefix)
+    days = abort_days(answer.body, prefix)
     if days is None:
         return Seen("note", advice)
-    return Seen("ok", f"uploads that were left behind are aborted after {days} {'day' if days == '1' else 'days'}")
+    return Seen("ok", f"uploads that were left behind are aborted after {days} {'day' if days == 1 else 'days'}")
 
 
 async def look_at_cors(requests: Requests, bucket: str, key: str, origin: str) -> Seen:
@@ -140,16 +140,18 @@ def _unread(answer: Answer, action: str) -> Seen:
     return Seen("unsupported", seen.detail) if seen.outcome == "failed" else seen
 
 
-def _abort_days(body: bytes, prefix: str) -> str | None:
-    """Return after how many days the rules abort uploads below a prefix, ``None`` if they do not."""
+def abort_days(body: bytes, prefix: str) -> int | None:
+    """Return after how many days the rules abort all uploads below a prefix, ``None`` if they do not."""
     try:
         root = ET.fromstring(body)
     except ET.ParseError:
         return None
+    found = []
     for rule in root.iterfind("{*}Rule"):
-        days = rule.findtext("{*}AbortIncompleteMultipartUpload/{*}DaysAfterInitiation")
+        days = rule.findtext("{*}AbortIncompleteMultipartUpload/{*}DaysAfterInitiation") or ""
         start = rule.findtext("{*}Filter/{*}Prefix") or rule.findtext("{*}Prefix") or ""
-        whole = rule.find("{*}Filter/{*}And") is None and rule.find("{*}Filter/{*}Tag") is None
-        if days and rule.findtext("{*}Status") == "Enabled" and prefix.startswith(start) and whole:
-            return days
-    return None
+        prefixes = rule.findall("{*}Filter/{*}Prefix")
+        whole = rule.findall("{*}Filter/*") == prefixes
+        if days.isdecimal() and rule.findtext("{*}Status") == "Enabled" and prefix.startswith(start) and whole:
+            found.append(int(days))
+    return min(found, default=None)

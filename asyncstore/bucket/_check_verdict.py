@@ -35,6 +35,8 @@ class Seen:
     detail: str = ""
     action: str = ""
     """The IAM action that the server's own words name as denied."""
+    forbidden_by: str = ""
+    """The kind of policy that denies it explicitly, by the server's own words."""
     setting: Mapping[str, Any] | None = None
     """The setting that is missing, as S3's JSON has it."""
 
@@ -45,12 +47,22 @@ OK = Seen("ok")
 def judge(plan: Plan, seen: Mapping[str, Seen]) -> list[Finding]:
     """Return a finding for each check of a plan; what was not seen was not come to."""
     lacking = _lacking(plan.steps, seen)
+    forbidden = {
+        (step.who, told.action): told.forbidden_by
+        for step in plan.steps
+        if (told := seen.get(step.name)) is not None and told.action and told.forbidden_by
+    }
     found = []
     for step in plan.steps:
         if step.hidden:
             continue
         told = Seen("skipped", step.skip) if step.skip else seen.get(step.name, Seen("skipped", "not come to"))
-        found.append(_denied(plan, step, told, lacking[step.name]) if told.outcome == "denied" else _plain(step, told))
+        if told.outcome == "denied":
+            only = lacking[step.name][0] if len(lacking[step.name]) == 1 else ""
+            by = told.forbidden_by or forbidden.get((step.who, only), "")
+            found.append(_denied(plan, step, told, lacking[step.name], by))
+        else:
+            found.append(_plain(step, told))
     return found
 
 
@@ -76,7 +88,7 @@ def _plain(step: Step, told: Seen) -> Finding:
     return Finding(step.name, state, told.detail, statement=told.setting)
 
 
-def _denied(plan: Plan, step: Step, told: Seen, lacking: Sequence[str]) -> Finding:
+def _denied(plan: Plan, step: Step, told: Seen, lacking: Sequence[str], forbidden_by: str) -> Finding:
     if not lacking:
         return Finding(step.name, "missing", _FORBIDDEN)
     known = [action for action in lacking if action in PERMISSIONS]
@@ -85,10 +97,18 @@ def _denied(plan: Plan, step: Step, told: Seen, lacking: Sequence[str]) -> Findi
     reason = PERMISSIONS[known[0]].reason if len(known) == 1 else ""
     named = " or ".join(lacking)
     words = f"the multipart role lacks {named}" if step.who == MULTIPART else f"{named} is missing"
+    # Only AWS says which of both it is, and not always.
+    words += "" if told.action else ", or is denied explicitly"
     # To assume a role is for who has the credentials.
     settings = plan.settings
     role = {OWN: settings.role_arn, MULTIPART: settings.multipart_upload_role_arn}.get(step.who, "")
     role = "" if "sts:AssumeRole" in lacking else role
+    if forbidden_by:
+        whose = "the multipart role is denied " if step.who == MULTIPART else ""
+        words = f"{whose}{named}{'' if whose else ' is denied'} explicitly, by {forbidden_by}"
+        return Finding(
+            step.name, "missing", f"{words}: no grant helps while that says so", ", ".join(lacking), None, role
+        )
     why = told.detail or reason
     detail = f"{words}: {why}" if why else words
     return Finding(step.name, "missing", detail, ", ".join(lacking), statement, role)

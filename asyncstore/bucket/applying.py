@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from asyncstore.bucket._admin import Admin
+from asyncstore.bucket._union import besides, described, listed, united
 from asyncstore.bucket.grants import principal_of
 from asyncstore.bucket.initializing import State
 from asyncstore.errors import AsyncStoreError, CredentialsError, NotFoundError, UnavailableError
@@ -49,18 +50,29 @@ async def caller(settings: AwsSettings) -> Principal:
     """
     Return whose credentials the settings give, before any role is taken on.
 
+    Of the session of a role STS does not say the role's path: IAM is asked, and if it may not be, ``is_complete`` is
+    false.
+
     Raises:
         CredentialsError: there are none, or STS does not accept them.
         AsyncStoreError: what answers there is no STS, or cannot be reached.
     """
     async with Admin("sts", settings, role_arn="") as sts:
         answer = await sts.call("get_caller_identity", "ask STS who we are")
-    return principal_of(str(answer.get("Arn", "")))
+    found = principal_of(str(answer.get("Arn", "")))
+    if found.kind != "role":
+        return found
+    try:
+        async with Admin("iam", settings, role_arn="") as iam:
+            role = await iam.call("get_role", f"look for role {found.name}", RoleName=found.name)
+    except AsyncStoreError:
+        return replace(found, is_complete=False)
+    return principal_of(str(role["Role"]["Arn"]))
 
 
 async def find_user(name: str, settings: AwsSettings) -> Principal:
     """
-    Return an IAM user by name, with account and path.
+    Return an IAM user by name, which may have a path before it, with account and path.
 
     Raises:
         NotFoundError: there is none.
@@ -68,9 +80,10 @@ async def find_user(name: str, settings: AwsSettings) -> Principal:
     """
     async with Admin("iam", settings, role_arn="") as iam:
         try:
-            answer = await iam.call("get_user", f"look for user {name}", UserName=name)
+            answer = await iam.call("get_user", f"look for user {name}", UserName=name.rpartition("/")[2])
         except NotFoundError as error:
-            create = f"aws iam create-user --user-name {name}"
+            path, _, short = name.rpartition("/")
+            create = f"aws iam create-user --user-name {short}" + (f" --path /{path.strip('/')}/" if path else "")
             raise NotFoundError(f"there is no user {name!r}: create it with {create!r}, or name another one") from error
     return principal_of(str(answer["User"]["Arn"]))
 
@@ -79,13 +92,15 @@ async def plan_grants(grants: Sequence[BucketGrants], settings: AwsSettings, *, 
     """
     Return what IAM lacks of some grants, changing nothing.
 
-    Policies of the same name are replaced. Of a role that is there, those who may take it on still may; one whose trust
-    asks for more than ours would, as an external id, is left alone unless it is forced.
+    What a policy of the same name grants besides, as to another store, stays unless it is forced. Of a role that is
+    there, those who may take it on still may; one whose trust asks for more than ours would, as an external id, is left
+    alone unless it is forced.
 
     Args:
         grants: what is to be granted.
         settings: region, endpoint, and whose credentials to use: an administrator's.
-        force: let the principal take on roles whose trust asks for more.
+        force: take away what else policies of these names grant, and let the principal take on roles whose trust asks
+            for more.
 
     Raises:
         AccessDeniedError: IAM may not be read.
@@ -100,7 +115,8 @@ async def plan_grants(grants: Sequence[BucketGrants], settings: AwsSettings, *, 
                 steps += await _plan_role(iam, role, grant.principal, force=force, again=role.arn in planned)
                 planned.add(role.arn)
             whose = {f"{grant.principal.kind.title()}Name": grant.principal.short_name}
-            steps.append(await _plan_policy(iam, grant.principal.kind, whose, grant.policy_name, grant.policy))
+            kind = grant.principal.kind
+            steps.append(await _plan_policy(iam, kind, whose, grant.policy_name, grant.policy, force=force))
         return steps
 
 
@@ -128,7 +144,9 @@ async def _do(iam: Admin, step: GrantStep) -> GrantStep:
     return replace(step, state=State.CHANGED)
 
 
-async def _plan_policy(iam: Admin, kind: str, whose: Mapping[str, str], name: str, policy: Document) -> GrantStep:
+async def _plan_policy(
+    iam: Admin, kind: str, whose: Mapping[str, str], name: str, policy: Document, *, force: bool
+) -> GrantStep:
     what = f"policy {name} of {kind} {next(iter(whose.values()))}"
     goal = _summed_up(policy)
     try:
@@ -136,11 +154,18 @@ async def _plan_policy(iam: Admin, kind: str, whose: Mapping[str, str], name: st
         there = _document(answer["PolicyDocument"])
     except NotFoundError:
         there = None
-    if there is not None and _canonical(there) == _canonical(policy):
-        return GrantStep(what, State.FINE, goal, goal)
+    why = ""
+    if there is not None:
+        more, less = besides(there, policy), besides(policy, there)
+        if not (more or less):
+            return GrantStep(what, State.FINE, goal, goal)
+        why = f"{'taken away' if force else 'kept (--force takes it away)'}: {described(more)}" if more else ""
+        if not (less or force):
+            return GrantStep(what, State.KEPT, _summed_up(there), goal, why)
+        policy = policy if force else united(there, policy)
     parameters = {**whose, "PolicyName": name, "PolicyDocument": json.dumps(policy, ensure_ascii=False)}
     found = "none" if there is None else _summed_up(there)
-    return GrantStep(what, State.TO_CHANGE, found, goal, "", None, f"put_{kind}_policy", parameters)
+    return GrantStep(what, State.TO_CHANGE, found, _summed_up(policy), why, None, f"put_{kind}_policy", parameters)
 
 
 async def _plan_role(iam: Admin, role: RoleGrant, who: Principal, *, force: bool, again: bool) -> list[GrantStep]:
@@ -149,7 +174,7 @@ async def _plan_role(iam: Admin, role: RoleGrant, who: Principal, *, force: bool
     if role.account_id.isdecimal() and who.account_id.isdecimal() and role.account_id != who.account_id:
         why = f"it is in account {role.account_id}: grant it there, with what is printed without --apply"
         return [GrantStep(f"role {role.name}", State.KEPT, "", f"may be taken on by {who.arn}", why)]
-    policy = await _plan_policy(iam, "role", whose, role.policy_name, role.policy)
+    policy = await _plan_policy(iam, "role", whose, role.policy_name, role.policy, force=force)
     if again:
         return [policy]
     try:
@@ -186,7 +211,7 @@ def plan_trust(role: RoleGrant, there: Mapping[str, Any], who: Principal, *, for
     whose = {"RoleName": role.name}
     what, goal = f"role {role.name}", f"may be taken on by {who.arn}"
     trust = _document(there.get("AssumeRolePolicyDocument") or {})
-    statements = _listed(trust.get("Statement"))
+    statements = listed(trust.get("Statement"))
     ours = [statement for statement in statements if _lets_take_on(statement, who)]
     steps = []
     if any("Condition" not in statement for statement in ours):
@@ -210,19 +235,12 @@ def plan_trust(role: RoleGrant, there: Mapping[str, Any], who: Principal, *, for
 
 def _lets_take_on(statement: Mapping[str, Any], who: Principal) -> bool:
     principal = statement.get("Principal") or {}
-    named = ["*"] if principal == "*" else _listed(principal.get("AWS") if isinstance(principal, dict) else None)
+    named = ["*"] if principal == "*" else listed(principal.get("AWS") if isinstance(principal, dict) else None)
     return (
         statement.get("Effect") == "Allow"
-        and bool(_TAKE_ON & set(_listed(statement.get("Action"))))
+        and bool(_TAKE_ON & set(listed(statement.get("Action"))))
         and bool({who.arn, "*"} & set(named))
     )
-
-
-def _listed(value: Any) -> list[Any]:
-    """Return a list of what IAM writes as one thing if there is one."""
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _document(said: Any) -> Document:
@@ -231,21 +249,9 @@ def _document(said: Any) -> Document:
     return document
 
 
-def _canonical(document: Document) -> str:
-    """Return what two policies have in common that mean the same."""
-    statements = [
-        {
-            key: sorted(map(str, _listed(value))) if key in {"Action", "Resource"} else value
-            for key, value in item.items()
-        }
-        for item in _listed(document.get("Statement"))
-    ]
-    return json.dumps({**document, "Statement": statements}, sort_keys=True)
-
-
 def _summed_up(policy: Document) -> str:
     names = [
-        statement.get("Sid") or ", ".join(_listed(statement.get("Action")))
-        for statement in _listed(policy.get("Statement"))
+        statement.get("Sid") or ", ".join(listed(statement.get("Action")))
+        for statement in listed(policy.get("Statement"))
     ]
     return ", ".join(names) or "nothing"

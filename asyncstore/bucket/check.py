@@ -184,10 +184,13 @@ class _Checking:
 
     async def _clean_up(self, subject: TestObject, uploads: TestUploads) -> None:
         left: list[str] = []
+        versions: list[str] = []
 
         async def clean() -> None:
             left.extend(await uploads.clean_up())
             left.extend(await subject.clean_up())
+            if not left and self._may_keep_versions(subject):
+                versions.append(await subject.remove_versions())
 
         try:
             await shielded(clean(), deadline_s=CLEANUP_DEADLINE_S)
@@ -199,3 +202,11 @@ class _Checking:
                 # Nobody will be told otherwise.
                 log.warning("%s", said)
             self.rest.append(Finding("clean up", "note" if not subject.deletable else "failed", said))
+        elif any(versions):
+            self.rest.append(Finding("clean up", "note", f"in s3://{self._plan.bucket} there stay {versions[0]}"))
+
+    def _may_keep_versions(self, subject: TestObject) -> bool:
+        seen = self.seen.get("versioning", Seen("skipped"))
+        if (seen.outcome == "note" and seen.detail.startswith("on")) or seen.detail == "suspended":
+            subject.versioned = True
+        return subject.versioned or not (seen.outcome == "unsupported" or seen.detail == "off")

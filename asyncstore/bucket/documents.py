@@ -17,6 +17,8 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from asyncstore.aws._partitions import dns_suffix_of, partition_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -41,26 +43,12 @@ Target: TypeAlias = Literal["bucket", "objects", "key", "role"]
 """What a permission is about: the bucket, the objects below the prefixes, the KMS key, a role to assume."""
 
 VERSION = "2012-10-17"
+RESERVED_ROLE = "AWSReservedSSO_"
+"""What the names of the roles begin with that IAM Identity Center makes of its permission sets."""
+
 ACCOUNT_PLACEHOLDER = "ACCOUNTNUMBER"
 USER_PLACEHOLDER = "USERNAME"
 
-_PARTITIONS = (
-    ("cn-", "aws-cn"),
-    ("us-gov-", "aws-us-gov"),
-    ("us-isob-", "aws-iso-b"),
-    ("us-isof-", "aws-iso-f"),
-    ("eu-isoe-", "aws-iso-e"),
-    ("us-iso-", "aws-iso"),
-    ("eusc-", "aws-eusc"),
-)
-_SUFFIXES = {
-    "aws-cn": "amazonaws.com.cn",
-    "aws-iso": "c2s.ic.gov",
-    "aws-iso-b": "sc2s.sgov.gov",
-    "aws-iso-e": "cloud.adc-e.uk",
-    "aws-iso-f": "csp.hci.ic.gov",
-    "aws-eusc": "amazonaws.eu",
-}
 _WILD = re.compile(r"[*?$]")
 
 
@@ -117,6 +105,13 @@ class Principal:
     account_id: str = ACCOUNT_PLACEHOLDER
     kind: Literal["user", "role"] = "user"
     partition: str = "aws"
+    is_complete: bool = True
+    """Whether the path is known, which is part of the ARN."""
+
+    @property
+    def is_reserved(self) -> bool:
+        """Whether it is a role to which nobody can add policies but IAM Identity Center."""
+        return self.kind == "role" and self.short_name.startswith(RESERVED_ROLE)
 
     @property
     def arn(self) -> str:
@@ -170,11 +165,6 @@ class BucketAccess:
         return tuple(f"{self.bucket_arn}/{_literal(prefix)}*" for prefix in self.prefixes)
 
 
-def partition_of(region: str) -> str:
-    """Return the partition that a region belongs to; ``aws`` for what is not known."""
-    return next((partition for start, partition in _PARTITIONS if region.startswith(start)), "aws")
-
-
 def permissions_of(access: BucketAccess) -> tuple[Permission, ...]:
     """Return what is needed in all, by whoever does it; of the roles, that they may be assumed."""
     names = [*_READS, *((*_WRITES, *_MULTIPART) if access.writes else ()), *_of_settings(access)]
@@ -220,10 +210,10 @@ def multipart_role_policy(access: BucketAccess, *, full_access: bool = False) ->
     """
     Return the policy of ``multipart_upload_role_arn``.
 
-    Where all of the bucket is used, or with ``full_access``, it is the one statement of the older guides.
+    With ``full_access``, it is the one statement of the older guides.
     """
     rest = _of_settings(access)
-    if full_access or access.prefixes == ("",):
+    if full_access:
         whole = _statement("MultipartAccess", _FULL_ROLE, _whole_bucket(access))
         return _policy([whole, *_statements(access, rest)])
     return _policy(_statements(access, [*_NARROW_ROLE, *rest]))
@@ -286,7 +276,7 @@ def _key_statements(access: BucketAccess, actions: Sequence[str]) -> list[Docume
     """Return statements for keys, and for aliases, which IAM takes in conditions alone."""
     arns = [_key_arn(key, access) for key in access.kms_keys] or [_key_arn("KEY", access)]
     keys = [arn for arn in arns if ":alias/" not in arn]
-    via = {"kms:ViaService": f"s3.{access.region}.{_SUFFIXES.get(access.partition, 'amazonaws.com')}"}
+    via = {"kms:ViaService": f"s3.{access.region}.{dns_suffix_of(access.region)}"}
     found = []
     if keys:
         found.append(_statement("UseKey", actions, keys) | {"Condition": {"StringEquals": via}})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from asyncstore.bucket.cors import CorsRule, cors_rules
@@ -25,7 +26,7 @@ from asyncstore.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["BucketGrants", "RoleGrant", "grants_of", "principal_of", "role_arn_of"]
+__all__ = ["BucketGrants", "RoleGrant", "check_account", "check_user", "grants_of", "principal_of", "role_arn_of"]
 
 POLICY_NAME_LIMIT = 128
 SHORTEST_SESSION_LIMIT_S = 3600
@@ -35,6 +36,7 @@ _ARN = re.compile(r"arn:(?P<partition>[a-z-]+):(?:iam|sts)::(?P<account>\d{12}):
 _ROLE = re.compile(
     r"arn:[a-z-]+:iam::(?P<account>[^:/]+):role(?P<path>/(?:[!-~]+/)?)(?P<name>[\w+=,.@-]{1,64})", re.ASCII
 )
+_PATH = re.compile(r"[A-Za-z0-9+=,.@_/-]{0,510}")
 _NAME = re.compile(r"[\w+=,.@-]{1,64}", re.ASCII)
 
 
@@ -103,8 +105,7 @@ def grants_of(
     Raises:
         ConfigurationError: the ARN of a role is none.
     """
-    suffix = f"-{number}" if number > 1 else ""
-    name = f"asyncstore-{access.bucket}"[: POLICY_NAME_LIMIT - len(suffix)] + suffix
+    name = _policy_name(access.bucket, number)
     wanted = (
         ("role_arn", access.role_arn, role_policy),
         ("multipart_upload_role_arn", access.multipart_role_arn, multipart_role_policy),
@@ -121,11 +122,22 @@ def grants_of(
     return BucketGrants(access, name, user_policy(access, full_access=full_access), tuple(roles), rules)
 
 
+def _policy_name(bucket: str, number: int) -> str:
+    """Return a name that no other bucket and number have: no bucket's has a ``+`` in it."""
+    suffix = f"+{number}" if number > 1 else ""
+    name = f"asyncstore-{bucket}{suffix}"
+    if len(name) <= POLICY_NAME_LIMIT:
+        return name
+    suffix = f"+{sha256(bucket.encode()).hexdigest()[:8]}{suffix}"
+    return f"asyncstore-{bucket}"[: POLICY_NAME_LIMIT - len(suffix)] + suffix
+
+
 def principal_of(arn: str) -> Principal:
     """
     Return who has the credentials of which STS says this ARN.
 
-    A session stands for its role; of an account's owner and others that have no policies, only the account is kept.
+    A session stands for its role, whose path STS does not say; of an account's owner and others that have no policies,
+    only the account is kept.
     """
     found = _ARN.fullmatch(arn)
     if found is None:
@@ -136,6 +148,33 @@ def principal_of(arn: str) -> Principal:
     if name and found["kind"] == "assumed-role":
         return Principal(name.partition("/")[0], account, "role", partition)
     return Principal(account_id=account, partition=partition)
+
+
+def check_account(number: str) -> str:
+    """
+    Return the number of an account.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if not re.fullmatch(r"\d{12}", number, re.ASCII):
+        raise ConfigurationError(f"{number!r} is no number of an AWS account: 12 digits")
+    return number
+
+
+def check_user(name: str) -> str:
+    """
+    Return the name of an IAM user, with a path or without.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    path, _, short = name.strip("/").rpartition("/")
+    if not _NAME.fullmatch(short) or not _PATH.fullmatch(path):
+        raise ConfigurationError(
+            f"{name!r} is no name of an IAM user: letters, digits and any of '+=,.@_-', 64 at most, and no ARN"
+        )
+    return name.strip("/")
 
 
 def role_arn_of(role: str, principal: Principal) -> str:

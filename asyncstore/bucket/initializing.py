@@ -62,7 +62,7 @@ class State(StrEnum):
     LEFT = "not asked for"
     UNSUPPORTED = "not supported by this server"
     IGNORED = "ignored by this server"
-    """The server took the change, and shows nothing of it."""
+    """The server took the change, and does not show it."""
     FAILED = "failed"
 
 
@@ -136,8 +136,9 @@ async def init_bucket(
 
     It is created in ``settings.region`` if it is absent, public access is blocked, its objects are encrypted, uploads
     that nobody finished are aborted after a week, and what ``wanted`` says besides. What is stricter already, and what
-    others have set, stays: only ``force`` suspends versioning, replaces a stronger encryption, and changes when
-    objects expire. A setting that the server does not know, or that may not be changed, does not stop the others: see
+    others have set, stays: only ``force`` suspends versioning, replaces an encryption that is stronger or by another
+    key, changes when objects expire or uploads are aborted, and sets our rules back where somebody changed them. A
+    setting that the server does not know, or that may not be changed, does not stop the others: see
     :attr:`BucketReport.failures`.
 
     Args:
@@ -286,7 +287,7 @@ class _Initializing:
         still = {
             difference.setting
             for difference in differences(answers, self.wanted, force=self.force)
-            if difference.verdict is Verdict.CHANGE
+            if difference.verdict is not Verdict.FINE
         }
         return [
             SettingReport(report.setting, State.IGNORED, report.found, report.wanted, report.why)

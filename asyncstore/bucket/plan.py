@@ -136,7 +136,7 @@ def plan_lock(answer: Answer) -> Difference:
 
 
 def plan_encryption(answer: Answer, wanted: WantedBucket, *, force: bool) -> Difference:
-    """Encrypt by S3's keys, or by a KMS key with a bucket key; the stronger of what is there and wanted stays."""
+    """Encrypt by S3's keys, or by a KMS key with a bucket key; what is stronger, or somebody's key, stays."""
     rules = (answer.get("ServerSideEncryptionConfiguration") or {}).get("Rules") or [{}]
     rule = rules[0]
     said = rule.get("ApplyServerSideEncryptionByDefault") or {}
@@ -144,12 +144,13 @@ def plan_encryption(answer: Answer, wanted: WantedBucket, *, force: bool) -> Dif
     found = _encryption(algorithm, key, bucket_key=bool(rule.get("BucketKeyEnabled")))
     aimed = "aws:kms" if wanted.kms_key else "AES256"
     goal = _encryption(aimed, wanted.kms_key, bucket_key=bool(wanted.kms_key))
-    if _rank(algorithm) > _rank(aimed) and not force:
-        why = "it is stronger than what is wanted: --force replaces it"
-        return Difference("encryption", Verdict.KEPT, found, goal, why)
-    same_key = not wanted.kms_key or (_same_key(key, wanted.kms_key) and rule.get("BucketKeyEnabled"))
-    if algorithm == aimed and same_key:
+    against = _against(algorithm, aimed)
+    if algorithm == aimed == "aws:kms":
+        against = _against_key(key, wanted.kms_key, bucket_key=bool(rule.get("BucketKeyEnabled")))
+    if algorithm == aimed and not against:
         return Difference("encryption", Verdict.FINE, found, found)
+    if against and not force:
+        return Difference("encryption", Verdict.KEPT, found, goal, against)
     default = {"SSEAlgorithm": aimed, **({"KMSMasterKeyID": wanted.kms_key} if wanted.kms_key else {})}
     changed = {
         **rule,
@@ -166,13 +167,24 @@ def is_locked(answer: Answer) -> bool:
     return (answer.get("ObjectLockConfiguration") or {}).get("ObjectLockEnabled") == "Enabled"
 
 
-def _rank(algorithm: str) -> int:
+def _against(algorithm: str, aimed: str) -> str:
+    """Return why an algorithm is not to be replaced by another, empty if nothing is against it."""
     # What is not known may be stronger than anything.
-    return {"": 0, "AES256": 1, "aws:kms": 2}.get(algorithm, 3)
+    ranks = {"": 0, "AES256": 1, "aws:kms": 2}
+    stronger = ranks.get(algorithm, 3) > ranks[aimed]
+    return "it is stronger than what is wanted: --force replaces it" if stronger else ""
 
 
-def _same_key(found: str, wanted: str) -> bool:
-    return found == wanted or found.endswith((f":key/{wanted}", f":{wanted}"))
+def _against_key(found: str, wanted: str, *, bucket_key: bool) -> str:
+    """Return why a key with its setting is not to be replaced, empty if it is as wanted."""
+    if not (_names(found, wanted) or _names(wanted, found)):
+        return "another key is there, by which others may read and be billed: --force replaces it"
+    return "" if bucket_key else "its bucket key is off, which shows each use of the key: --force turns it on"
+
+
+def _names(long: str, short: str) -> bool:
+    """Tell whether both name one key, of which the second may be an id or an alias alone."""
+    return long == short or bool(short and long.endswith((f":key/{short}", f":{short}")))
 
 
 def _encryption(algorithm: str, key: str, *, bucket_key: bool) -> str:

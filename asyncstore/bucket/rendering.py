@@ -23,12 +23,13 @@ _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _NOT_WORD = re.compile(r"\W", re.ASCII)
 _ESCAPE = re.compile(r"\\.")
 _REPLACES = "it replaces all CORS rules of the bucket; 'asyncstore bucket init --origin URL' keeps those of others"
+_RESERVED = "no policy can be added to role {}: put this into its permission set, in IAM Identity Center"
 
 
 def as_terraform(grants: Sequence[BucketGrants]) -> str:
     """Return Terraform's configuration of users' policies, roles and CORS rules; users and buckets are named only."""
-    roles: set[str] = set()
-    blocks = [block for grant in grants for block in _terraform_blocks(grant, roles)]
+    labels = _Labels()
+    blocks = [block for grant in grants for block in _terraform_blocks(grant, labels)]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -39,24 +40,50 @@ def as_aws_cli(grants: Sequence[BucketGrants]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _terraform_blocks(grant: BucketGrants, roles: set[str]) -> Iterator[str]:
-    """Yield the blocks of one grant, and of ``roles`` nothing but what this grant adds to them."""
-    who, label = grant.principal, _label(grant.policy_name)
+class _Labels:
+    """What things are called in Terraform's configuration: each in its own way, though few signs may be used."""
+
+    def __init__(self) -> None:
+        self._roles: dict[str, str] = {}
+        self._taken: set[tuple[str, str]] = set()
+
+    def of_role(self, role: RoleGrant) -> tuple[str, bool]:
+        """Return the label of a role, and whether it has been asked for the first time."""
+        if role.arn in self._roles:
+            return self._roles[role.arn], False
+        self._roles[role.arn] = self.new("aws_iam_role", f"asyncstore_{role.name}")
+        return self._roles[role.arn], True
+
+    def new(self, kind: str, name: str) -> str:
+        """Return a label that no other resource of that kind has."""
+        base = _NOT_WORD.sub("_", name)
+        label = next(
+            label
+            for label in itertools.chain([base], (f"{base}_{number}" for number in itertools.count(2)))
+            if (kind, label) not in self._taken
+        )
+        self._taken.add((kind, label))
+        return label
+
+
+def _terraform_blocks(grant: BucketGrants, labels: _Labels) -> Iterator[str]:
+    """Yield the blocks of one grant, and of roles that have been made nothing but what this grant adds to them."""
+    who = grant.principal
     for role in grant.roles:
-        of_role = f"asyncstore_{_label(role.name)}"
-        if role.arn not in roles:
+        of_role, is_new = labels.of_role(role)
+        if is_new:
             yield f"# {role.key}\n{_role_block(role, of_role)}"
-        roles.add(role.arn)
-        name = f"aws_iam_role.{of_role}.name"
-        yield _policy_block(role.policy_name, f"{label}_{_label(role.name)}", "role", name, role.policy)
-    block = _policy_block(grant.policy_name, label, who.kind, _hcl(who.short_name), grant.policy)
-    yield f"# {who.kind} {who.name}\n{block}"
+        label = labels.new("aws_iam_role_policy", f"{grant.policy_name}_{role.name}")
+        yield _policy_block(role.policy_name, label, "role", f"aws_iam_role.{of_role}.name", role.policy)
+    if who.is_reserved:
+        yield f"# {_RESERVED.format(who.short_name)}\n# {_compact(grant.policy)}"
+    else:
+        label = labels.new(f"aws_iam_{who.kind}_policy", grant.policy_name)
+        block = _policy_block(grant.policy_name, label, who.kind, _hcl(who.short_name), grant.policy)
+        yield f"# {who.kind} {who.name}\n{block}"
     if grant.cors:
+        label = labels.new("aws_s3_bucket_cors_configuration", grant.policy_name)
         yield f"# {_REPLACES}\n{_cors_block(grant, label)}"
-
-
-def _label(name: str) -> str:
-    return _NOT_WORD.sub("_", name)
 
 
 def _policy_block(name: str, label: str, kind: str, whose: str, policy: Document) -> str:
@@ -154,13 +181,16 @@ def _cli_lines(grant: BucketGrants, roles: set[str]) -> Iterator[str]:
             *("--role-name", role.name, "--policy-name", role.policy_name),
             *("--policy-document", _compact(role.policy)),
         )
-    yield f"# {who.kind} {who.name}"
-    yield _command(
-        "iam",
-        f"put-{who.kind}-policy",
-        *(f"--{who.kind}-name", who.short_name, "--policy-name", grant.policy_name),
-        *("--policy-document", _compact(grant.policy)),
-    )
+    if who.is_reserved:
+        yield f"# {_RESERVED.format(who.short_name)}\n# {_compact(grant.policy)}"
+    else:
+        yield f"# {who.kind} {who.name}"
+        yield _command(
+            "iam",
+            f"put-{who.kind}-policy",
+            *(f"--{who.kind}-name", who.short_name, "--policy-name", grant.policy_name),
+            *("--policy-document", _compact(grant.policy)),
+        )
     if grant.cors:
         yield f"# {_REPLACES}"
         rules = _compact(cors_document(grant.cors))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asyncstore._core.access import UNRESTRICTED
+from asyncstore._core.access import UNRESTRICTED, Access
 from asyncstore.aws.settings import AwsSettings
 from asyncstore.bucket.check import check_bucket
 from asyncstore.catalog._paths import normal_prefix
@@ -17,17 +17,19 @@ from asyncstore.cli._bucket_uses import (
     ProfileOption,
     RegionOption,
     admin_settings,
-    buckets_of,
+    reached,
     the_bucket,
+    uses_of,
 )
 from asyncstore.cli._command import Session, command
 from asyncstore.cli._findings import documents, findings_code, row, say_problems, show_remedies, summary
+from asyncstore.objects._bucket import check_bucket as check_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from asyncstore._core.access import Access
     from asyncstore._core.findings import Finding
+    from asyncstore.cli._bucket_uses import BucketUse
 
 __all__ = ["register"]
 
@@ -69,27 +71,17 @@ async def check(
     """
     Write a small test file and remove it, then try each action once; say which permission or setting is missing.
 
-    It uses the credentials of the configuration. Nothing is left behind, except where deleting is what is missing.
+    All stores of the configuration are checked, or the one of --store, as far as each may be read and written, and
+    with its credentials. Nothing is left behind, except where deleting is what is missing.
     """
-    configuration = await session.configuration()
-    uses = await buckets_of(configuration)
+    if bucket:
+        check_name(bucket)
+    uses = await uses_of(session)
     named = the_bucket(bucket, uses) if bucket or not uses else ""
-    said = any((region, profile, endpoint_url))
+    at = {"region": region, "profile": profile, "endpoint_url": endpoint_url}
     places = [
-        _Place(use.bucket, normal_prefix(prefix) or use.prefix, use.settings, configuration.access)
-        for use in uses
-        if not named or use.bucket == named
-    ]
-    if said or not places:
-        names = [named] if named else [place.bucket for place in places]
-        places = [
-            _Place(
-                name,
-                normal_prefix(prefix),
-                admin_settings(name, uses, region=region, profile=profile, endpoint_url=endpoint_url),
-            )
-            for name in dict.fromkeys(names)
-        ]
+        _place(use, normal_prefix(prefix) or use.prefix, at) for use in uses if not named or use.bucket == named
+    ] or [_Place(named, normal_prefix(prefix), admin_settings(named, uses, **at))]
     found = [(place, await _checked(place, origin)) for place in _distinct(places)]
     if session.as_json:
         session.output.json([_document(place, findings) for place, findings in found])
@@ -102,13 +94,24 @@ async def check(
         raise typer.Exit(code)
 
 
+def _place(use: BucketUse, prefix: str, at: Mapping[str, str]) -> _Place:
+    settings = reached(use.settings, **at) if any(at.values()) else use.settings
+    return _Place(use.bucket, prefix, settings, use.access)
+
+
 async def _checked(place: _Place, origin: str) -> list[Finding]:
     return await check_bucket(place.bucket, place.settings, prefix=place.prefix, origin=origin, access=place.access)
 
 
 def _distinct(places: Sequence[_Place]) -> list[_Place]:
-    """Leave out what would be checked twice: a run log and a catalog side by side."""
-    return list({(place.bucket, place.prefix, repr(_of_aws(place.settings))): place for place in places}.values())
+    """Leave out what would be checked twice, as a run log and a catalog side by side: all that may be done is tried."""
+    found: dict[tuple[str, str, str], _Place] = {}
+    for place in places:
+        key = (place.bucket, place.prefix, repr(_of_aws(place.settings)))
+        one, other = found.setdefault(key, place).access, place.access
+        either = Access(one.allow_read or other.allow_read, one.allow_write or other.allow_write)
+        found[key] = replace(place, access=either)
+    return list(found.values())
 
 
 def _of_aws(settings: AwsSettings) -> dict[str, Any]:

@@ -64,7 +64,8 @@ def _ask(session: Session, steps: Sequence[GrantStep]) -> None:
         raise ConfigurationError("nobody can be asked here: give --yes to change IAM without asking, or --dry-run")
     for step in steps:
         if step.operation:
-            session.output.note(f"{step.what}: {step.found} → {step.wanted}")
+            why = f"; {step.why}" if step.why else ""
+            session.output.note(f"{step.what}: {step.found} → {step.wanted}{why}")
     count = sum(bool(step.operation) for step in steps)
     require_yes(session.output, f"Make {'this change' if count == 1 else f'these {count} changes'} in IAM?")
 

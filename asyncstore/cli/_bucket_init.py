@@ -62,7 +62,10 @@ async def init(
     endpoint_url: EndpointOption = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be changed.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Also suspend versioning, weaken encryption, change expiry, drop origins.")
+        bool,
+        typer.Option(
+            "--force", help="Also suspend versioning, replace encryption, change lifecycle rules, drop origins."
+        ),
     ] = False,
 ) -> None:
     """

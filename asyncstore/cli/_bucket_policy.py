@@ -13,8 +13,9 @@ from asyncstore.aws.settings import AwsSettings
 from asyncstore.bucket.applying import caller, find_user
 from asyncstore.bucket.cors import check_origin, cors_document, cors_xml
 from asyncstore.bucket.documents import ACCOUNT_PLACEHOLDER, USER_PLACEHOLDER, BucketAccess, Principal, partition_of
-from asyncstore.bucket.grants import BucketGrants, grants_of, role_arn_of
+from asyncstore.bucket.grants import BucketGrants, check_account, check_user, grants_of, role_arn_of
 from asyncstore.bucket.rendering import as_aws_cli, as_terraform
+from asyncstore.catalog._paths import normal_prefix
 from asyncstore.cli._bucket_grant import grant
 from asyncstore.cli._bucket_uses import (
     BucketArgument,
@@ -23,11 +24,12 @@ from asyncstore.cli._bucket_uses import (
     RegionOption,
     accesses_of,
     admin_settings,
-    buckets_of,
     the_bucket,
+    uses_of,
 )
 from asyncstore.cli._command import Session, command
 from asyncstore.errors import AsyncStoreError, ConfigurationError
+from asyncstore.objects._bucket import check_bucket as check_name
 
 __all__ = ["register"]
 
@@ -97,21 +99,36 @@ def policy(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --apply: only show what would be changed.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="With --apply: do not ask.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="With --apply: let the user take on a role whose trust asks for more.")
+        bool,
+        typer.Option(
+            "--force", help="With --apply: take away what else such policies grant; ask no more of a role's trust."
+        ),
     ] = False,
 ) -> None:
     """
     Print the policies, trust relationships and CORS rules that the configuration needs, ready to paste.
 
-    They grant what is used, and nothing else. Changes nothing without --apply.
+    They grant what all stores of the configuration use, or the one of --store, and nothing else. Changes nothing
+    without --apply; what policies of the same names granted before then stays, unless --force is given.
     """
     if form not in FORMATS:
         raise ConfigurationError(f"--format {form!r} is unknown: choose one of {', '.join(FORMATS)}")
     if only and only not in SECTIONS:
         raise ConfigurationError(f"--only {only!r} is unknown: choose one of {', '.join(SECTIONS)}")
+    if only and form != "json":
+        raise ConfigurationError(f"--only chooses among documents of JSON: leave out --format {form}, or --only")
     if apply and not user:
         raise ConfigurationError("say to whom it is granted: --user NAME, the user whose keys the configuration has")
-    asked = _Asked(bucket, tuple(prefix or ()), multipart_role, user, account, tuple(map(check_origin, origin or ())))
+    asked = _Asked(
+        bucket,
+        tuple(map(normal_prefix, prefix or ())),
+        multipart_role,
+        check_user(user) if user else "",
+        check_account(account) if account else "",
+        tuple(map(check_origin, origin or ())),
+    )
+    if bucket:
+        check_name(bucket)
     at = {"region": region, "profile": profile, "endpoint_url": endpoint_url}
     # Nothing is open while the question stands, however long that takes.
     grants, settings, notes = asyncio.run(_collect(session, asked, at, full_access=full_access, exists=apply))
@@ -142,14 +159,13 @@ async def _collect(
     session: Session, asked: _Asked, at: dict[str, str], *, full_access: bool, exists: bool
 ) -> tuple[list[BucketGrants], AwsSettings, list[Note]]:
     """Return all grants, how AWS is reached, and what people should know."""
-    uses = await buckets_of(await session.configuration())
+    uses = await uses_of(session)
     named = asked.bucket or (uses[0].bucket if uses else the_bucket("", uses))
     settings = admin_settings(named, uses, **at)
     chosen = [use for use in uses if use.bucket == asked.bucket] if asked.bucket else uses
     accesses = accesses_of(chosen) if chosen else [BucketAccess(bucket=named, region=settings.region)]
     if asked.prefixes:
-        prefixes = tuple(f"{prefix.strip('/')}/" for prefix in asked.prefixes)
-        accesses = [replace(access, prefixes=prefixes) for access in accesses]
+        accesses = [replace(access, prefixes=asked.prefixes) for access in accesses]
     principal, notes = await _principal(asked, accesses, settings, exists=exists)
     role = role_arn_of(asked.multipart_role, principal)
     met: Counter[str] = Counter()
@@ -185,13 +201,27 @@ async def _principal(
                 said if asked.user else found,
                 account_id=asked.account or found.account_id,
                 partition=found.partition,
+                is_complete=bool(asked.user) or found.is_complete,
             )
             if not asked.user and said.name != USER_PLACEHOLDER:
                 note = f"for {said.kind} {said.name}, whose credentials are in use here; --user names another one"
                 notes.append((said.name, note))
+                notes += _of_role(said)
     user = f"write the name of the user in place of {USER_PLACEHOLDER}, or give --user NAME"
     account = f"write your account in place of {ACCOUNT_PLACEHOLDER}, or give --account NUMBER"
     return said, [*notes, (USER_PLACEHOLDER, user), (ACCOUNT_PLACEHOLDER, account)]
+
+
+def _of_role(role: Principal) -> Iterator[Note]:
+    """Yield what people should know of a role whose session has the credentials."""
+    if role.is_reserved:
+        made = f"no policy can be added to role {role.short_name}, which IAM Identity Center made"
+        yield "", f"{made}: put the policy into its permission set as an inline policy, or name a user with --user"
+    if not role.is_complete:
+        yield (
+            role.arn,
+            f"IAM could not be asked for the path of role {role.name}: if it has one, write it into {role.arn}",
+        )
 
 
 def _names_account(access: BucketAccess) -> bool:
@@ -204,12 +234,14 @@ def _text(session: Session, grants: Sequence[BucketGrants], form: str, only: str
     if form != "json":
         text = (as_terraform(grants) if form == "terraform" else as_aws_cli(grants)).rstrip()
         return _json({form: text}) if session.as_json else text
-    if session.as_json:
+    if session.as_json and not only:
         return _json([_document(grant) for grant in grants])
     sections = [section for grant in grants for section in _sections(grant) if only in {"", section.kind}]
     if not sections:
         needed = "give --origin URL" if only.startswith("cors") else "the configuration names no such role"
         raise ConfigurationError(f"there is no {only}: {needed}")
+    if session.as_json:
+        return _json([section.text if only == "cors-xml" else json.loads(section.text) for section in sections])
     if only:
         return "\n".join(section.text for section in sections)
     return "\n\n".join(f"# {section.title}\n{section.text}" for section in sections)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from asyncstore._core.access import UNRESTRICTED
 from asyncstore._core.placeholders import fill
 from asyncstore.aws.settings import AwsSettings
 from asyncstore.bucket.documents import BucketAccess
@@ -19,9 +20,11 @@ from asyncstore.runlog.settings import S3RunLogSettings
 from asyncstore.services import make_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
+    from asyncstore._core.access import Access
     from asyncstore._core.placeholders import SecretSource
+    from asyncstore.cli._command import Session
     from asyncstore.services import Configuration, ServiceConfiguration
 
 __all__ = [
@@ -33,7 +36,9 @@ __all__ = [
     "accesses_of",
     "admin_settings",
     "buckets_of",
+    "reached",
     "the_bucket",
+    "uses_of",
 ]
 
 BucketArgument = Annotated[
@@ -66,7 +71,19 @@ class BucketUse:
     prefix: str
     """What its keys begin with: empty, or ending in ``/``."""
     settings: AwsSettings
-    writes: bool = True
+    access: Access = field(default=UNRESTRICTED)
+
+
+async def uses_of(session: Session) -> list[BucketUse]:
+    """
+    Return what a configuration does with buckets: by each of its stores, or by the one that was asked for.
+
+    Raises:
+        ConfigurationError: there is no such store, or a service has wrong settings.
+    """
+    configuration = await session.configuration()
+    stores = [configuration] if session.store else configuration.every_store()
+    return [use for store in stores for use in await buckets_of(store)]
 
 
 async def buckets_of(configuration: Configuration) -> list[BucketUse]:
@@ -116,9 +133,28 @@ def admin_settings(
         ConfigurationError: what was said is wrong.
     """
     near = next((use.settings for use in uses if use.bucket == bucket), None)
+    if near is not None:
+        return reached(near, region=region, profile=profile, endpoint_url=endpoint_url)
     # Of another bucket, only how AWS is reached holds for this one too.
-    left_out = set() if near is not None else _OF_OBJECTS
-    found = (near or (uses[0].settings if uses else AwsSettings())).model_dump(exclude_unset=True)
+    far = uses[0].settings if uses else AwsSettings()
+    return reached(far, region=region, profile=profile, endpoint_url=endpoint_url, left_out=_OF_OBJECTS)
+
+
+def reached(
+    settings: AwsSettings,
+    *,
+    region: str = "",
+    profile: str = "",
+    endpoint_url: str = "",
+    left_out: Collection[str] = (),
+) -> AwsSettings:
+    """
+    Return settings of AWS without those of the service, but for what the command says, and without what is left out.
+
+    Raises:
+        ConfigurationError: what was said is wrong.
+    """
+    found = settings.model_dump(exclude_unset=True)
     known = {key: value for key, value in found.items() if key in AwsSettings.model_fields and key not in left_out}
     said: dict[str, Any] = {key: value for key, value in (("region", region), ("endpoint_url", endpoint_url)) if value}
     if profile:
@@ -128,11 +164,15 @@ def admin_settings(
 
 
 def accesses_of(uses: Sequence[BucketUse]) -> list[BucketAccess]:
-    """Return what is done with each bucket, by each role: services that share both share their documents."""
-    groups: dict[tuple[str, str, str], list[BucketUse]] = {}
+    """
+    Return what is done with each bucket, by each role: services that share both share their documents.
+
+    What is only read is apart: to write there is granted to nobody.
+    """
+    groups: dict[tuple[str, str, str, bool], list[BucketUse]] = {}
     for use in uses:
-        settings = use.settings
-        groups.setdefault((use.bucket, settings.role_arn, settings.multipart_upload_role_arn), []).append(use)
+        settings, writes = use.settings, use.access.allow_write
+        groups.setdefault((use.bucket, settings.role_arn, settings.multipart_upload_role_arn, writes), []).append(use)
     return [
         BucketAccess(
             bucket=bucket,
@@ -142,10 +182,10 @@ def accesses_of(uses: Sequence[BucketUse]) -> list[BucketAccess]:
             object_tags=any(use.settings.object_tags for use in group),
             role_arn=role,
             multipart_role_arn=multipart_role,
-            writes=any(use.writes for use in group),
+            writes=writes,
             session_duration_s=max(use.settings.session_duration_in_seconds for use in group),
         )
-        for (bucket, role, multipart_role), group in groups.items()
+        for (bucket, role, multipart_role, writes), group in groups.items()
     ]
 
 
@@ -155,7 +195,7 @@ def _use(
     kind = _S3_SERVICES[name, service.type]
     settings: Any = kind.parse(options, f"{service.where}: {name}")
     prefix = normal_prefix(settings.prefix) if name == "catalog" else RunKeys.under(settings.prefix).prefix
-    return BucketUse(name, settings.s3_bucket, prefix, settings, configuration.access.allow_write)
+    return BucketUse(name, settings.s3_bucket, prefix, settings, configuration.access)
 
 
 async def _filled(value: Any, secrets: SecretSource) -> Any:

@@ -95,8 +95,8 @@ def run(
 
 
 async def _carry_out(session: Session, plan: TransferPlan, options: dict[str, object], keep_times: bool) -> None:
-    gets = plan.kind == "get"
-    async with session.services(options, reads=gets, writes=not gets) as services:
+    reads, writes = plan.kind in {"get", "sync"}, plan.kind != "get"
+    async with session.services(options, reads=reads, writes=writes) as services:
         await carry_out(session, services.catalog, plan, keep_times=keep_times)
 
 

@@ -131,7 +131,7 @@ async def sync(
     dry_run: DryRunOption = False,
 ) -> None:
     """Copy the data of one run to another, inside the storage."""
-    async with session.services(writes=True) as services:
+    async with session.services(reads=True, writes=True) as services:
         plan = await services.catalog.sync_between_runs(previous_run_id, run_id, dry_run=True)
         if dry_run:
             show_plan(session, plan)

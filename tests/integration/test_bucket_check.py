@@ -182,6 +182,33 @@ async def test_a_server_that_names_the_action_is_believed(stub: WatchedStub, buc
     assert find(findings, "multipart create").permission == "kms:GenerateDataKey"
 
 
+@pytest.mark.parametrize(
+    ("words", "by"),
+    [
+        ("with an explicit deny in an identity-based policy: arn:aws:iam::1:policy/p", "an identity-based policy"),
+        ("with an explicit deny in a VPC endpoint policy", "a VPC endpoint policy"),
+        ("with an explicit deny", "a policy"),
+    ],
+)
+async def test_an_explicit_deny_is_told_and_nothing_promised(
+    stub: WatchedStub, bucket: Bucket, words: str, by: str
+) -> None:
+    said = f"User: arn:aws:iam::1:user/a is not authorized to perform: s3:PutObject on resource: x {words}"
+
+    def deny(request: Request) -> Answer | None:
+        if request.operation not in {"PutObject", "CreateMultipartUpload"}:
+            return None
+        return Answer(403, f"<Error><Code>AccessDenied</Code><Message>{said}</Message></Error>".encode())
+
+    stub.answer = deny
+    findings = await check_bucket(bucket.name, settings(bucket))
+    for check in ("put", "conditional create", "multipart create"):
+        found = find(findings, check)
+        assert (found.permission, found.statement) == ("s3:PutObject", None)
+        assert f"is denied explicitly, by {by}: no grant helps" in found.detail
+    assert granting(findings) == []
+
+
 async def test_a_policy_that_forbids_what_is_granted(stub: WatchedStub, bucket: Bucket, content: BucketContent) -> None:
     stub.behaviour.demands_conditions = True
     findings = await check_bucket(bucket.name, settings(bucket))
@@ -497,7 +524,8 @@ async def test_moto(moto_bucket: Bucket) -> None:
         client.put_bucket_versioning(Bucket=moto_bucket.name, VersioningConfiguration={"Status": "Enabled"})
 
     def listed() -> tuple[list[Any], list[Any]]:
-        objects = client.list_objects_v2(Bucket=moto_bucket.name).get("Contents", [])
+        versions = client.list_object_versions(Bucket=moto_bucket.name)
+        objects = [*versions.get("Versions", []), *versions.get("DeleteMarkers", [])]
         return objects, client.list_multipart_uploads(Bucket=moto_bucket.name).get("Uploads", [])
 
     findings = await check_bucket(moto_bucket.name, settings(moto_bucket), prefix="team/", origin=ORIGIN)
@@ -510,6 +538,73 @@ async def test_moto(moto_bucket: Bucket) -> None:
     other = await check_bucket(moto_bucket.name, settings(moto_bucket), origin="https://other.example.com")
     assert find(other, "cors").state == "missing"
     assert await asyncio.to_thread(listed) == ([], [])
+
+
+class TestVersions:
+    @pytest.fixture
+    def client(self, moto_bucket: Bucket) -> Any:
+        server = moto_bucket.server
+        made: Any = Session().create_client(
+            "s3",
+            region_name="us-east-1",
+            endpoint_url=server.endpoint_url,
+            aws_access_key_id=server.access_key,
+            aws_secret_access_key=server.secret_key,
+        )
+        return made
+
+    def kept(self, client: Any, bucket: Bucket) -> list[str]:
+        said = client.list_object_versions(Bucket=bucket.name)
+        return [item["Key"] for item in [*said.get("Versions", []), *said.get("DeleteMarkers", [])]]
+
+    @pytest.mark.parametrize("status", ["Enabled", "Suspended"])
+    async def test_no_version_is_left(self, moto_bucket: Bucket, client: Any, status: str) -> None:
+        put = client.put_bucket_versioning
+        await asyncio.to_thread(put, Bucket=moto_bucket.name, VersioningConfiguration={"Status": "Enabled"})
+        await asyncio.to_thread(put, Bucket=moto_bucket.name, VersioningConfiguration={"Status": status})
+        await asyncio.to_thread(client.put_object, Bucket=moto_bucket.name, Key="te&am/theirs", Body=b"1")
+        findings = await check_bucket(moto_bucket.name, settings(moto_bucket), prefix="te&am/")
+        assert problems(findings) == []
+        assert "clean up" not in states(findings)
+        assert await asyncio.to_thread(self.kept, client, moto_bucket) == ["te&am/theirs"]
+
+    @pytest.mark.parametrize("action", ["s3:ListBucketVersions", "s3:DeleteObjectVersion"])
+    async def test_versions_that_may_not_be_removed_are_told(
+        self, stub: WatchedStub, bucket: Bucket, action: str
+    ) -> None:
+        denied = Answer(403, b"<Error><Code>AccessDenied</Code></Error>")
+        removed: list[tuple[str, str]] = []
+
+        def answer(request: Request) -> Answer | None:
+            if request.operation == "GetBucketVersioning":
+                return Answer(200, b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>")
+            if "versions" in request.query:
+                return denied if action == "s3:ListBucketVersions" else Answer(200, versions_of(request))
+            if "versionId" in request.query:
+                removed.append((request.key, request.query["versionId"]))
+                return Answer(204) if request.query["versionId"] == "1" else denied
+            return None
+
+        def versions_of(request: Request) -> bytes:
+            # A server that does not heed the prefix.
+            keys = ("a/theirs", f"{request.query['prefix']}-copy")
+            said = "".join(
+                f"<Version><Key>{key}</Key><VersionId>1</VersionId></Version>"
+                f"<DeleteMarker><Key>{key}</Key><VersionId>2</VersionId></DeleteMarker>"
+                for key in keys
+            )
+            return f"<ListVersionsResult>{said}</ListVersionsResult>".encode()
+
+        stub.answer = answer
+        findings = await check_bucket(bucket.name, settings(bucket), prefix="team/")
+        assert problems(findings) == []
+        found = find(findings, "clean up")
+        assert found.state == "note"
+        assert "old versions of team/.asyncstore-check-" in found.detail
+        assert f"{action} is not granted" in found.detail
+        if action == "s3:DeleteObjectVersion":
+            assert ", 1 in number: " in found.detail
+            assert [(key.endswith("-copy"), version) for key, version in removed] == [(True, "1"), (True, "2")]
 
 
 async def test_rclone(rclone_bucket: Bucket) -> None:
@@ -575,6 +670,46 @@ class TestCommand:
         named = {check["permission"] for check in document["checks"] if check["state"] == "missing"}
         assert named == {"s3:GetObject"}
 
+    @pytest.mark.parametrize("options", [[], ["--region", "eu-west-1"], ["--endpoint-url", ""]])
+    def test_options_leave_the_access_mode_and_the_prefix_as_they_are(
+        self, stub_bucket: Bucket, s3_stub: Any, config: Any, options: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        catalog = {"type": "s3", "config": {**stub_bucket.options, "prefix": "team"}}
+        path = config({"allow_write": False, "catalog": catalog})
+        reader = user_policy(access(stub_bucket, "team/", writes=False))
+        s3_stub.configure(policies={"*": reader})
+        said = [option or s3_stub.endpoint_url for option in options]
+        assert run(["bucket", "check", "--config", path, "--json", *said]) == 0
+        (document,) = json.loads(capsys.readouterr().out)
+        assert document["prefix"] == "team/"
+        found = {check["check"]: check["state"] for check in document["checks"]}
+        assert (found["put"], found["list"]) == ("skipped", "ok")
+
+    def test_every_store_is_checked_or_the_one_that_is_named(
+        self, stub_bucket: Bucket, config: Any, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def store(prefix: str, **more: Any) -> dict[str, Any]:
+            return {"catalog": {"type": "s3", "config": {**stub_bucket.options, "prefix": prefix}}, **more}
+
+        stores = {
+            "main": store("a", default=True),
+            "archive": store("b", allow_write=False),
+            "reader-of-main": store("a", allow_write=False),
+        }
+        path = config({"stores": stores})
+
+        def checked(*words: str) -> list[tuple[str, str]]:
+            assert run(["bucket", "check", "--config", path, "--json", *words]) == 0
+            documents = json.loads(capsys.readouterr().out)
+            return [
+                (document["prefix"], next(c["state"] for c in document["checks"] if c["check"] == "put"))
+                for document in documents
+            ]
+
+        assert checked() == [("b/", "skipped"), ("a/", "ok")]
+        assert checked(stub_bucket.name, "--region", "eu-west-1") == [("b/", "skipped"), ("a/", "ok")]
+        assert checked("--store", "reader-of-main") == [("a/", "skipped")]
+
     def test_a_setting_that_is_missing_is_2(self, moto_bucket: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
         server = moto_bucket.server
         client: Any = Session().create_client(
@@ -611,6 +746,7 @@ class TestCommand:
             (["b", "--endpoint-url", "http://127.0.0.1:9"], 5, "connection refused"),
             ([], 2, "name a bucket"),
             (["b", "--origin", "nonsense"], 2, "origin"),
+            (["s3://b"], 2, "no name of a bucket"),
         ],
     )
     def test_one_clear_error(

@@ -18,6 +18,7 @@ import yaml
 import asyncstore
 from asyncstore.bucket import BucketAccess, user_policy
 from asyncstore.cli._app import run
+from tests._http_server import Asked, PlayedServer, serve_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,6 +145,13 @@ def test_init_on_a_server_that_knows_few_settings(
         (["policy", "data", "--only", "cors"], 2, "give --origin URL"),
         (["policy", "data", "--only", "role-trust"], 2, "names no such role"),
         (["policy", "data", "--apply"], 2, "--user NAME"),
+        (["policy", "s3://data"], 2, "no name of a bucket"),
+        (["policy", "data", "--account", "1234-5678-9012"], 2, "12 digits"),
+        (["policy", "data", "--user", "arn:aws:iam::123456789012:user/alice"], 2, "no name of an IAM user"),
+        (["policy", "data", "--user", "a" * 65], 2, "no name of an IAM user"),
+        (["policy", "data", "--prefix", "a/../b"], 2, "prefix 'a/../b' is not usable"),
+        (["policy", "data", "--only", "user-policy", "--format", "terraform"], 2, "leave out --format terraform"),
+        (["policy", "data", "--only", "user-policy", "--format", "cli"], 2, "leave out --format cli"),
         (["policy", "data", "--multipart-role", "no name"], 2, "neither the name nor the ARN of a role"),
     ],
 )
@@ -184,6 +192,63 @@ def test_policy_of_a_store_that_is_only_read(printed: Callable[..., str], config
     assert actions == [["s3:ListBucket"], ["s3:GetObject"]]
 
 
+def test_prefixes_are_those_that_stores_make_of_them(printed: Callable[..., str]) -> None:
+    for said, meant in (("/team//a/", "team/a/"), ("/", ""), ("team/a", "team/a/")):
+        found = json.loads(printed("policy", "data", "--prefix", said, "--only", "user-policy"))
+        assert found == user_policy(BucketAccess(bucket="data", prefixes=(meant,)))
+
+
+def test_only_one_kind_for_programs(printed: Callable[..., str]) -> None:
+    words = ("policy", "data", "--origin", "https://a.example", "--json", "--only")
+    assert json.loads(printed(*words, "user-policy")) == [user_policy(BucketAccess(bucket="data"))]
+    (xml,) = json.loads(printed(*words, "cors-xml"))
+    assert xml.startswith("<?xml")
+
+
+def several_stores(configure: Configure) -> None:
+    def store(prefix: str, **more: Any) -> dict[str, Any]:
+        return {"catalog": {"type": "s3", "config": {"s3_bucket": "data", "prefix": prefix}}, **more}
+
+    main, scratch = store("a", default=True), store("c")
+    configure(stores={"archive": store("b", allow_write=False), "main": main, "scratch": scratch})
+
+
+def test_policy_is_for_every_store_or_the_one_that_is_named(printed: Callable[..., str], configure: Configure) -> None:
+    several_stores(configure)
+    expected = [
+        user_policy(BucketAccess(bucket="data", prefixes=("b/",), writes=False)),
+        user_policy(BucketAccess(bucket="data", prefixes=("a/", "c/"))),
+    ]
+    assert [grant["policy"] for grant in json.loads(printed("policy", "--json"))] == expected
+    assert [grant["policy_name"] for grant in json.loads(printed("policy", "--json"))] == [
+        "asyncstore-data",
+        "asyncstore-data+2",
+    ]
+    one = json.loads(printed("policy", "--store", "main", "--only", "user-policy"))
+    assert one == user_policy(BucketAccess(bucket="data", prefixes=("a/",)))
+
+
+def test_a_store_that_is_granted_takes_nothing_from_another(
+    on_moto: Any, printed: Callable[..., str], configure: Configure
+) -> None:
+    several_stores(configure)
+    user = f"user-{uuid.uuid4().hex[:8]}"
+    on_moto.create_user(UserName=user)
+    words = ("policy", "--user", user, "--apply", "--yes")
+    printed(*words, "--store", "main")
+    text = printed(*words, "--store", "scratch")
+    assert "kept (--force takes it away): " in text
+    assert "data/a/*" in text
+
+    def granted() -> str:
+        return json.dumps(on_moto.get_user_policy(UserName=user, PolicyName="asyncstore-data")["PolicyDocument"])
+
+    assert "arn:aws:s3:::data/a/*" in granted()
+    assert "arn:aws:s3:::data/c/*" in granted()
+    printed(*words, "--store", "scratch", "--force")
+    assert "arn:aws:s3:::data/a/*" not in granted()
+
+
 def test_policies_of_several_buckets(printed: Callable[..., str], configure: Configure) -> None:
     configure({"s3_bucket": "logs"}, {"s3_bucket": "data", "multipart_upload_role_arn": ROLE})
     words = ("--user", "alice", "--account", "123456789012")
@@ -203,6 +268,30 @@ def test_policy_asks_sts_for_the_account(printed: Callable[..., str], capsys: py
     assert trust["Statement"][0]["Principal"] == {"AWS": "arn:aws:iam::123456789012:user/alice"}
     assert run(["bucket", *words]) == 0
     assert "whose credentials are in use here; --user names another one" in capsys.readouterr().err
+
+
+def test_who_uses_identity_center_is_told_where_the_policy_goes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "AWSReservedSSO_Developer_0123456789abcdef"
+    session = f"<Arn>arn:aws:sts::123456789012:assumed-role/{name}/alice</Arn>"
+
+    def answer(asked: Asked) -> bytes:
+        found = b"GetCallerIdentity" in asked.body
+        body = f"<GetCallerIdentityResponse><GetCallerIdentityResult>{session}</GetCallerIdentityResult>"
+        said = f"{body}</GetCallerIdentityResponse>" if found else "<ErrorResponse><Error><Code>AccessDenied</Code>"
+        said += "" if found else "<Message>no</Message></Error></ErrorResponse>"
+        status = "200 OK" if found else "403 Forbidden"
+        return f"HTTP/1.1 {status}\r\nContent-Type: text/xml\r\nContent-Length: {len(said)}\r\n\r\n{said}".encode()
+
+    with PlayedServer(serve_all(answer)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.port}")
+        assert run(["bucket", "policy", "data", "--multipart-role", "uploads", "--format", "cli"]) == 0
+    out, err = capsys.readouterr()
+    assert "aws iam put-role-policy" in out
+    assert f"--role-name {name}" not in out
+    assert f"no policy can be added to role {name}" in err
+    assert f"IAM could not be asked for the path of role {name}" in err
 
 
 def test_policy_without_sts_leaves_its_places_open(

@@ -210,6 +210,46 @@ async def test_rules_of_others_stay(made: Moto) -> None:
     assert forced[1]["Transitions"] == transitions
 
 
+async def test_what_others_changed_in_our_rules_stays(made: Moto) -> None:
+    await made.init()
+    (cors,) = (await asyncio.to_thread(made.all))["get_bucket_cors"]["CORSRules"]
+    cors["AllowedMethods"].append("DELETE")
+    cdn = {"ID": "cdn", "AllowedOrigins": ["*"], "AllowedMethods": ["GET"]}
+    abort, expire = (await asyncio.to_thread(made.all))["get_bucket_lifecycle_configuration"]["Rules"]
+    theirs = [
+        abort | {"AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 30}},
+        expire | {"Status": "Disabled", "NoncurrentVersionExpiration": {"NoncurrentDays": 90}},
+    ]
+    await asyncio.to_thread(made.put, "bucket_cors", CORSConfiguration={"CORSRules": [cors, cdn]})
+    await asyncio.to_thread(made.put, "bucket_lifecycle_configuration", LifecycleConfiguration={"Rules": theirs})
+    before = await asyncio.to_thread(made.all)
+    report = await made.init(WantedBucket(origins=("https://b.example",), expire_days=30, expire_prefix="tmp"))
+    after = await asyncio.to_thread(made.all)
+    assert states(report)["unfinished uploads"] is states(report)["expiry"] is State.KEPT
+    assert after["get_bucket_lifecycle_configuration"] == before["get_bucket_lifecycle_configuration"]
+    cors["AllowedOrigins"].append("https://b.example")
+    assert after["get_bucket_cors"]["CORSRules"] == [cors, cdn]
+
+    forced = await made.init(force=True)
+    assert states(forced)["unfinished uploads"] is states(forced)["expiry"] is State.CHANGED
+    rules = (await asyncio.to_thread(made.all))["get_bucket_lifecycle_configuration"]["Rules"]
+    assert rules == [abort, theirs[1], expire | {"ID": f"{expire['ID']}-2"}]
+    assert (await made.init(force=True)).changes == 0
+
+
+async def test_a_key_of_somebody_stays(made: Moto) -> None:
+    rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": KEY}}
+    theirs = {"Rules": [{**rule, "BucketKeyEnabled": False}]}
+    await asyncio.to_thread(made.put, "bucket_encryption", ServerSideEncryptionConfiguration=theirs)
+    before = (await asyncio.to_thread(made.all))["get_bucket_encryption"]
+    for key in (KEY, KEY.replace("1234abcd", "9999abcd")):
+        report = await made.init(WantedBucket(kms_key=key))
+        assert states(report)["encryption"] is State.KEPT
+        assert (await asyncio.to_thread(made.all))["get_bucket_encryption"] == before
+    assert states(await made.init(WantedBucket(kms_key=key), force=True))["encryption"] is State.CHANGED
+    assert key in str((await asyncio.to_thread(made.all))["get_bucket_encryption"])
+
+
 async def test_a_second_origin_joins_the_first(made: Moto) -> None:
     await made.init(WantedBucket(origins=(ORIGIN,)))
     await made.init(WantedBucket(origins=("https://b.example",)))
@@ -371,6 +411,16 @@ async def test_a_setting_that_a_server_takes_and_forgets_is_told(moto: S3Server)
     ignored = {name for name, state in states(report).items() if state is State.IGNORED}
     assert ignored == {"unfinished uploads", "expiry"}
     assert states(report)["CORS"] is State.CHANGED
+
+
+async def test_a_setting_that_a_server_shows_otherwise_is_told(made: Moto, moto: S3Server) -> None:
+    def answer(asked: Asked) -> bytes:
+        # A server that knows no bucket keys.
+        return forwarded(moto, asked).replace(b"BucketKeyEnabled>", b"BucketKeyUnknown>")
+
+    with playing(answer) as (made.settings, _):
+        report = await made.init(WantedBucket(kms_key=KEY))
+    assert states(report)["encryption"] is State.IGNORED
 
 
 def forwarded(server: S3Server, asked: Asked) -> bytes:

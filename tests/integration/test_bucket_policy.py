@@ -26,6 +26,7 @@ from asyncstore.bucket import (
     trust_policy,
     user_policy,
 )
+from asyncstore.bucket._union import besides
 from asyncstore.errors import AccessDeniedError, CredentialsError, NotFoundError
 from tests._http_server import Asked, PlayedServer, serve_all
 
@@ -95,6 +96,7 @@ async def test_a_user_is_found_with_path_and_account(iam: Iam) -> None:
     user = await find_user(iam.user, iam.settings)
     assert user.arn == f"arn:aws:iam::{ACCOUNT}:user/workers/{iam.user}"
     assert user.short_name == iam.user
+    assert await find_user(f"workers/{iam.user}", iam.settings) == user
     with pytest.raises(NotFoundError, match="create it with 'aws iam create-user --user-name nobody'"):
         await find_user("nobody", iam.settings)
 
@@ -108,6 +110,35 @@ async def test_who_we_are_is_asked_with_our_own_keys_and_not_with_the_role(iam: 
     assert (await caller(settings)).kind == "user"
 
 
+def as_session(of: str, iam_says: bytes) -> Callable[[Asked], bytes]:
+    """Answer as STS does to the session of a role, and as IAM does with what it says."""
+
+    def answer(asked: Asked) -> bytes:
+        said = f"<GetCallerIdentityResponse><GetCallerIdentityResult><Arn>{of}</Arn></GetCallerIdentityResult>"
+        body = f"{said}</GetCallerIdentityResponse>".encode()
+        status = b"200 OK"
+        if b"Action=GetRole" in asked.body:
+            body, status = iam_says, b"200 OK" if b"<Arn>" in iam_says else b"403 Forbidden"
+        head = b"HTTP/1.1 %s\r\nContent-Type: text/xml\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
+        return head + body
+
+    return answer
+
+
+async def test_the_path_of_a_sessions_role_is_asked_of_iam() -> None:
+    session = f"arn:aws:sts::{ACCOUNT}:assumed-role/worker/i-1"
+    arn = f"arn:aws:iam::{ACCOUNT}:role/team/worker"
+    found = f"<GetRoleResponse><GetRoleResult><Role><Arn>{arn}</Arn></Role></GetRoleResult></GetRoleResponse>"
+    denied = b"<ErrorResponse><Error><Code>AccessDenied</Code><Message>no</Message></Error></ErrorResponse>"
+    for iam_says, known, is_complete in (
+        (found.encode(), arn, True),
+        (denied, f"arn:aws:iam::{ACCOUNT}:role/worker", False),
+    ):
+        with PlayedServer(serve_all(as_session(session, iam_says))) as server:
+            who = await caller(AwsSettings(endpoint_url=f"http://127.0.0.1:{server.port}"))
+        assert (who.arn, who.is_complete) == (known, is_complete)
+
+
 async def test_a_users_policy_is_granted_once(iam: Iam) -> None:
     grant = await grant_for(iam)
     (planned,) = await plan_grants([grant], iam.settings)
@@ -119,14 +150,38 @@ async def test_a_users_policy_is_granted_once(iam: Iam) -> None:
     assert [step.state for step in await granted(iam, grant)] == [State.FINE]
 
 
-async def test_a_policy_that_has_changed_is_replaced_and_others_stay(iam: Iam) -> None:
+async def test_what_another_store_was_granted_stays(iam: Iam) -> None:
+    first = await grant_for(iam, multipart_role_arn=iam.role("uploads"))
+    other = grants_of(replace(first.access, prefixes=("files/",), role_arn=iam.role("worker")))
+    role = first.roles[0].name
+    for grant in (first, other):
+        await granted(iam, grant)
+    (policy,) = (await asyncio.to_thread(iam.user_policies)).values()
+    (of_role,) = (await asyncio.to_thread(iam.role_policies, role)).values()
+    for grant in (first, other):
+        assert besides(grant.policy, policy) == []
+        assert besides(grant.roles[-1].policy, of_role) == []
+    for document in (policy, of_role):
+        names = [statement["Sid"] for statement in document["Statement"]]
+        assert len(set(names)) == len(names)
+
+    steps = await granted(iam, first)
+    assert {step.state for step in steps} == {State.FINE, State.KEPT}
+    assert "kept (--force takes it away): sts:AssumeRole on" in steps[-1].why
+    assert not any(step.operation for step in steps)
+    steps = await granted(iam, first, force=True)
+    assert "taken away: sts:AssumeRole on" in steps[-1].why
+    assert await asyncio.to_thread(iam.user_policies) == {"asyncstore-data": first.policy}
+
+
+async def test_a_policy_that_has_changed_is_replaced_by_force_and_others_stay(iam: Iam) -> None:
     theirs = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sqs:*", "Resource": "*"}]}
     put = iam.client.put_user_policy
     for name in ("theirs", "asyncstore-data"):
         await asyncio.to_thread(put, UserName=iam.user, PolicyName=name, PolicyDocument=json.dumps(theirs))
     grant = await grant_for(iam)
-    (step,) = await granted(iam, grant)
-    assert (step.state, step.found) == (State.CHANGED, "sqs:*")
+    (step,) = await granted(iam, grant, force=True)
+    assert (step.state, step.found, step.why) == (State.CHANGED, "sqs:*", "taken away: sqs:* on *")
     expected = {"theirs": theirs, "asyncstore-data": user_policy(grant.access)}
     assert await asyncio.to_thread(iam.user_policies) == expected
 

@@ -84,6 +84,31 @@ def test_the_servers_own_words_go_before() -> None:
     assert missing(plan(kms_key_arn=KEY), seen) == {"get": "kms:Decrypt", "head": "s3:GetObject"}
 
 
+def test_what_is_denied_explicitly_is_granted_by_nothing() -> None:
+    seen = {
+        "put": Seen("denied", action="s3:PutObject", forbidden_by="a service control policy"),
+        "conditional create": DENIED,
+        "delete": DENIED,
+        "list": Seen("denied", action="s3:ListBucket"),
+    }
+    found = {finding.check: finding for finding in judge(plan(), seen)}
+    for name in ("put", "conditional create"):
+        assert (found[name].permission, found[name].statement) == ("s3:PutObject", None)
+        assert "is denied explicitly, by a service control policy" in found[name].detail
+    assert "s3:DeleteObject is missing, or is denied explicitly" in found["delete"].detail
+    assert "s3:ListBucket is missing: " in found["list"].detail
+    granted = {action for statement in granting(found.values()) for action in statement["Action"]}
+    assert granted == {"s3:DeleteObject", "s3:ListBucket"}
+
+
+def test_what_the_multipart_role_is_denied_explicitly() -> None:
+    two = plan(multipart_upload_role_arn=ROLE)
+    seen = {"multipart create": Seen("denied", action="s3:PutObject", forbidden_by="a policy"), "put": DENIED}
+    found = {finding.check: finding for finding in judge(two, seen)}
+    assert "the multipart role is denied s3:PutObject explicitly, by a policy" in found["multipart create"].detail
+    assert "or is denied explicitly" in found["put"].detail
+
+
 def test_denied_though_nothing_is_missing() -> None:
     found = next(finding for finding in judge(plan(), {"put": OK, "checksum": DENIED}) if finding.check == "checksum")
     assert (found.state, found.permission) == ("missing", "")

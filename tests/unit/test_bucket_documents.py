@@ -14,6 +14,7 @@ import botocore.session
 import pytest
 
 import asyncstore.bucket
+from asyncstore.bucket._union import besides, united
 from asyncstore.bucket.cors import CorsRule, check_origin, cors_document, cors_rules, cors_xml
 from asyncstore.bucket.documents import (
     PERMISSIONS,
@@ -147,7 +148,7 @@ def granting(policy: dict[str, Any], action: str) -> dict[str, Any]:
 def test_the_documents_of_the_guide() -> None:
     access = BucketAccess(bucket="my-valohai-bucket")
     assert user_policy(access, full_access=True) == json.loads(GUIDE_USER_POLICY)
-    assert multipart_role_policy(BucketAccess(bucket="BUCKET")) == json.loads(GUIDE_ROLE_POLICY)
+    assert multipart_role_policy(BucketAccess(bucket="BUCKET"), full_access=True) == json.loads(GUIDE_ROLE_POLICY)
     assert trust_policy(Principal()) == json.loads(GUIDE_TRUST)
     assert cors_xml(cors_rules(["https://app.valohai.com"], full_access=True)) == GUIDE_CORS.strip()
 
@@ -222,6 +223,9 @@ def test_a_role_of_its_own_takes_uploads_in_parts_over() -> None:
     assert granting(own, "sts:AssumeRole")["Resource"] == [UPLOADS]
     assert actions(role) == parts | {"s3:ListBucket", "s3:GetObject", "s3:PutObject"}
     assert granting(role, "s3:PutObject")["Resource"] == ["arn:aws:s3:::data/logs/*"]
+    whole = multipart_role_policy(replace(access, prefixes=("",)))
+    assert actions(whole) == actions(role)
+    assert granting(whole, "s3:PutObject")["Resource"] == ["arn:aws:s3:::data/*"]
 
 
 def test_where_a_role_does_the_work_the_user_may_take_it_on_and_nothing_else() -> None:
@@ -306,9 +310,59 @@ def test_roles_have_a_path_and_sessions_that_are_long_enough() -> None:
 
 def test_policies_of_one_bucket_have_different_names() -> None:
     names = [grants_of(RICH, number=number).policy_name for number in (1, 2)]
-    assert names == ["asyncstore-data", "asyncstore-data-2"]
+    assert names == ["asyncstore-data", "asyncstore-data+2"]
     long = grants_of(BucketAccess(bucket="b" * 200), number=2).policy_name
-    assert (len(long), long[-2:]) == (128, "-2")
+    assert (len(long), long[-2:]) == (128, "+2")
+
+
+def test_policies_of_several_buckets_have_different_names() -> None:
+    buckets = ["data", "data-2", "my.data", "my-data", "b" * 200, "b" * 201]
+    names = {
+        grants_of(BucketAccess(bucket=bucket), number=number).policy_name for bucket in buckets for number in (1, 2)
+    }
+    assert len(names) == 2 * len(buckets)
+    assert all(re.fullmatch(r"[\w+=,.@-]{1,128}", name) for name in names)
+
+
+# What policies say together.
+
+READ = {"Sid": "A", "Effect": "Allow", "Action": ["s3:GetObject"], "Resource": ["r1"]}
+LIST = {"Sid": "B", "Effect": "Allow", "Action": "s3:ListBucket", "Resource": "b", "Condition": {"x": {"y": ["1"]}}}
+
+
+def said(*statements: dict[str, Any]) -> dict[str, Any]:
+    return {"Version": "2012-10-17", "Statement": list(statements)}
+
+
+@pytest.mark.parametrize(
+    ("there", "ours", "more"),
+    [
+        ([READ], [{**READ, "Sid": "Other", "Action": "s3:GetObject", "Resource": "r1"}], []),
+        ([READ], [{**READ, "Resource": ["r1", "r2"]}], [{**READ, "Resource": ["r2"]}]),
+        ([READ], [{**READ, "Effect": "Deny"}], [{**READ, "Effect": "Deny"}]),
+        ([LIST], [{**LIST, "Condition": {"x": {"y": ["2"]}}}], [{**LIST, "Action": ["s3:ListBucket"]}]),
+        ([], [{"Effect": "Allow", "NotAction": "s3:*", "Resource": "*"}], [{"Effect": "Allow", "NotAction": "s3:*"}]),
+    ],
+)
+def test_what_a_policy_says_besides(there: list[Any], ours: list[Any], more: list[Any]) -> None:
+    found = besides(said(*ours), said(*there))
+    assert [(item.get("Action"), item["Effect"]) for item in found] == [
+        (item.get("Action"), item["Effect"]) for item in more
+    ]
+    both = united(said(*there), said(*ours))
+    assert besides(said(*ours), both) == besides(said(*there), both) == []
+    assert besides(both, said(*there, *ours)) == []
+    names = [statement["Sid"] for statement in both["Statement"] if "Sid" in statement]
+    assert len(set(names)) == len(names)
+
+
+def test_statements_that_differ_in_one_thing_become_one() -> None:
+    both = united(said(READ), said({**READ, "Resource": ["r0"]}))
+    assert both == said({**READ, "Resource": ["r0", "r1"]})
+    wider = united(both, said({**READ, "Resource": ["r0", "r1"], "Action": ["s3:PutObject"]}))
+    assert wider == said({**READ, "Resource": ["r0", "r1"], "Action": ["s3:GetObject", "s3:PutObject"]})
+    other = {**READ, "Resource": ["r2"], "Action": ["s3:DeleteObject"]}
+    assert united(both, said(other)) == said(*both["Statement"], {**other, "Sid": "A2"})
 
 
 # CORS.
@@ -415,6 +469,31 @@ def test_terraform_names_each_thing_once() -> None:
     assert kinds.count("aws_iam_role_policy") == 3
     assert kinds.count("aws_iam_user_policy") == 2
     assert kinds.count("aws_s3_bucket_cors_configuration") == 2
+
+
+def test_things_whose_names_differ_in_signs_alone_have_labels_of_their_own() -> None:
+    roles = [f"arn:aws:iam::123456789012:role/{name}" for name in ("up.load", "up-load", "team/up-load")]
+    accesses = [
+        BucketAccess(bucket=bucket, multipart_role_arn=role)
+        for bucket, role in zip(("my.data", "my-data", "my_data"), roles, strict=True)
+    ]
+    text = as_terraform([grants_of(access, ["https://a.example"]) for access in accesses])
+    resources = re.findall(r'^resource "(\w+)" "(\w+)" {$', text, re.MULTILINE)
+    assert len(set(resources)) == len(resources) == 12
+    named = re.findall(r"role += aws_iam_role\.(\w+)\.name", text)
+    assert named == [label for kind, label in resources if kind == "aws_iam_role"]
+
+
+def test_a_role_of_identity_center_is_given_no_policy() -> None:
+    sso = Principal("aws-reserved/sso.amazonaws.com/AWSReservedSSO_Dev_0123", "123456789012", "role")
+    grants = [grants_of(BucketAccess(bucket="data", principal=sso))]
+    for text in (as_terraform(grants), as_aws_cli(grants)):
+        lines = text.strip().splitlines()
+        assert all(line.startswith("# ") for line in lines)
+        assert "permission set" in lines[0]
+        assert json.loads(lines[1].removeprefix("# ")) == grants[0].policy
+    web = Principal("web", "123456789012", "role")
+    assert "aws_iam_role_policy" in as_terraform([grants_of(BucketAccess(bucket="data", principal=web))])
 
 
 def test_a_shell_hands_the_aws_cli_the_same_documents(tmp_path: Path) -> None:
