@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from asyncstore._core.resource import Resource
-from asyncstore.errors import AccessModeError
+from asyncstore.errors import AccessModeError, InvalidValueError
 
 __all__ = ["UNRESTRICTED", "Access", "Guarded"]
 
@@ -60,7 +60,14 @@ class Guarded(Resource):
         return self._access
 
     def restrict(self, access: Access) -> None:
-        """Set what may be done with it, before it is opened: opening writes nothing where writing is not allowed."""
+        """
+        Set what may be done with it, before it is opened: opening writes nothing where writing is not allowed.
+
+        Raises:
+            InvalidValueError: it is open, or was, so that whoever has it could allow himself more.
+        """
+        if self._state != "new" or (self._opening is not None and self._opening.locked()):
+            raise InvalidValueError(f"{type(self).__name__} can be restricted only before it is opened")
         self._access = access
 
     def _check_readable(self) -> None:

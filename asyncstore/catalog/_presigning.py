@@ -18,6 +18,7 @@ from asyncstore._core.access import Guarded
 from asyncstore.catalog._find import find
 from asyncstore.catalog._metadata import DIGEST_KEY
 from asyncstore.catalog._packed._meta import PackedMeta
+from asyncstore.catalog._packed._names import upload_start
 from asyncstore.catalog._paths import Place, refusals, reserved
 from asyncstore.catalog._patterns import Matcher
 from asyncstore.errors import ConfigurationError, InvalidValueError, NotFoundError, UnsafePathError
@@ -178,12 +179,16 @@ class Presigning(Guarded):
         """
         Return a form by which a browser can upload files into a folder of a run; no request is made.
 
-        Its policy holds the bucket, the folder or the only name, the sizes, the content type, and all that the
-        configuration says of encryption, storage class, tags and metadata.
+        Its policy holds the bucket, the only name or what all names begin with, the sizes, the content type, and all
+        that the configuration says of encryption, storage class, tags and metadata.
 
-        Within the folder the uploader chooses the names, deeper folders included, and may replace what is there. Who
-        means harm can choose some that cannot be files, and until another tool has deleted these, the catalog refuses
-        to list or get the run: give strangers a run of their own, or a form for one name.
+        Without ``name`` a file is called as on the uploader's disk, after ``upload-<16 random digits>-``, which is
+        the form's own (:attr:`PresignedPost.location` ends in it): so the uploader replaces nothing that others have
+        put, and reaches nothing of asyncstore's own. What lies in packs below such a name is not looked at.
+
+        S3 lets the uploader choose all that follows, slashes included. Who means harm can choose some names that cannot
+        be files, and until another tool has deleted these, the catalog refuses to list, get or delete the run: give
+        strangers a run of their own, or a form for one name.
 
         Args:
             prefix: the folder, as ``data/uploads``; files beside it that begin so are not meant. Empty for the run.
@@ -193,7 +198,7 @@ class Presigning(Guarded):
                 no "or", so there is a form for each.
             expires: how long the form is good for.
             min_size: fewest bytes of a file.
-            name: the only file that may be uploaded, relative to the folder; without it each keeps its name.
+            name: the only file that may be uploaded, relative to the folder, exactly so; it is replaced if it is there.
 
         Raises:
             ConfigurationError: the catalog is in no bucket.
@@ -206,12 +211,13 @@ class Presigning(Guarded):
         if _checked_size("min_size", min_size) > _checked_size("max_size", max_size):
             raise InvalidValueError(f"min_size {min_size} is above max_size {max_size}")
         folder = f"{prefix.removesuffix('/')}/" if prefix else ""
-        key = _key(place, f"{folder}{name or 'x'}")
+        start = place.key(f"{folder}{upload_start()}")
+        # Of a file's name, a form has to allow a letter at least.
+        key = _key(place, f"{folder}{name}" if name else f"{place.name_of(start)}x")
         if "$" in key:
             raise UnsafePathError(f"{key!r} cannot be uploaded by a form, which would take the '$' for a variable")
         types = [content_types] if isinstance(content_types, str) else list(content_types)
         presigner, lifetime_s = await self._presigner(wanted_s)
-        start = place.key(folder)
         about_key = ["eq", "$key", key] if name else ["starts-with", "$key", start]
         about_size = ["content-length-range", min_size, max_size]
         forms = {

@@ -12,6 +12,7 @@ from asyncstore.catalog._find import list_all
 from asyncstore.catalog._known import Known, cache_folder, place_of
 from asyncstore.catalog._lane import Lane, fitting_workers
 from asyncstore.catalog._packed._find import pages_with_packed
+from asyncstore.catalog._packed._names import in_uploads
 from asyncstore.catalog._packed._sweep import sweep_packs
 from asyncstore.catalog._paths import Place, compute_folder, is_marker, normal_prefix
 from asyncstore.catalog._patterns import Matcher
@@ -20,7 +21,7 @@ from asyncstore.catalog._planning import Planner
 from asyncstore.catalog._presigning import Presigning
 from asyncstore.catalog._running import run_plan, verify_run
 from asyncstore.catalog._sweep import SweepReport, sweep_folders, sweep_uploads
-from asyncstore.errors import InvalidValueError
+from asyncstore.errors import InvalidValueError, UnsafePathError
 from asyncstore.models import DataCatalog
 
 if TYPE_CHECKING:
@@ -201,12 +202,15 @@ class Catalog(Presigning):
         Raises:
             NotFoundError: there is no such folder, or a pattern matches nothing.
             UnsafePathError: something meant is a FIFO, a device, a link that leads out of the folder, or has a name
-                that cannot be kept everywhere, or the folder is asyncstore's own. Nothing has moved.
+                that cannot be kept everywhere, or the folder is asyncstore's own, or is called as uploads by form are.
+                Nothing has moved.
             TransferError: some files failed, among them those that changed while they were read.
         """
         self._check_writable()
         folder = self._folder(compute_data_folder, local_folder)
         part = folder.part
+        if in_uploads(part):
+            raise UnsafePathError(f"compute data folder {part!r} cannot be put: so are uploads by form called")
         ours = (entry for entry in synced_catalogs or () if entry.name.startswith(part))
         synced = {entry.name[len(part) :]: entry.data_hash for entry in ours}
         deciding = self._planner().put(
@@ -358,10 +362,11 @@ class Catalog(Presigning):
         run has already with the same contents is not copied again. ``dry_run`` returns the plan instead.
 
         Raises:
+            AccessModeError: the catalog may not be both read and written: what is copied is told.
             NotFoundError: the previous run has nothing.
             TransferError: some files failed.
         """
-        self._check_writable()
+        self._check_allowed("sync")
         plan = await self._planner().sync(previous_run_id, run_id)
         return plan if dry_run else await self.run(plan, on_progress=on_progress)
 
@@ -442,9 +447,9 @@ class Catalog(Presigning):
         return await in_thread(self._entries, place, digests, stage)
 
     def _check_allowed(self, kind: Kind) -> None:
-        if kind == "get":
+        if kind in {"get", "sync"}:
             self._check_readable()
-        else:
+        if kind != "get":
             self._check_writable()
 
     def _planner(self) -> Planner:

@@ -24,6 +24,7 @@ from pydantic import SecretStr, field_validator, model_validator
 from asyncstore._core.retry import retrying
 from asyncstore._core.threads import in_thread
 from asyncstore.aws._endpoints import refuse_link_local_name
+from asyncstore.aws._partitions import dns_suffix_of
 from asyncstore.aws.clock import parse_http_date
 from asyncstore.aws.credentials import CredentialProvider
 from asyncstore.aws.settings import AwsSettings
@@ -48,8 +49,9 @@ __all__ = ["AwsSecretsManagerSecrets", "parse_secret"]
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 30
 
-_ARN = re.compile(r"arn:[a-z-]+:secretsmanager:(?P<region>[a-z0-9-]+):\d{12}:secret:(?P<name>[\w/+=.@-]+)", re.ASCII)
-_NAME = re.compile(r"[\w/+=.@-]{1,512}", re.ASCII)
+_ARN = re.compile(r"arn:[a-z-]+:secretsmanager:(?P<region>[a-z0-9-]+):\d{12}:secret:(?P<name>[\w/+=.@!-]+)", re.ASCII)
+_NAME = re.compile(r"[\w/+=.@!-]{1,512}", re.ASCII)
+"""What a secret may be called; those that a service of AWS manages, as RDS does, have a ``!`` after its name."""
 _VERSION = re.compile(r"[\w-]*", re.ASCII)
 _SUFFIX = re.compile(r"-[A-Za-z0-9]{6}\Z")
 """What Secrets Manager appends to a name in an ARN."""
@@ -108,9 +110,8 @@ class AwsSecretsManagerSettings(AwsSettings):
     @property
     def endpoint(self) -> str:
         """Where Secrets Manager is, spelled out for AWS too; the variables for S3 do not count."""
-        suffix = ".cn" if self.region.startswith("cn-") else ""
         named = self.endpoint_url or self.endpoint_for("secrets_manager")
-        return named or f"https://secretsmanager.{self.region}.amazonaws.com{suffix}"
+        return named or f"https://secretsmanager.{self.region}.{dns_suffix_of(self.region)}"
 
     def in_its_region(self) -> Self:
         """Return these settings with the region that the secret is in."""
@@ -143,7 +144,7 @@ class AwsSecretsManagerSecrets(SecretsProvider):
     Reads one secret of AWS Secrets Manager once, when it opens, and again when :meth:`refresh` is called.
 
     - A secret that is a JSON object, as the console makes them, holds secrets by name; values that are no strings are
-      given as JSON writes them, and ``null`` as if it were not there.
+      given as JSON writes them, numbers as they are written there, and ``null`` as if it were not there.
     - Any other text is one secret, under the name that it has in Secrets Manager, or the last segment of that:
       ``prod/db-password`` is found as ``db-password``, too, for a placeholder cannot hold a slash.
     - Bytes are taken for text in UTF-8, and refused if they are none.
@@ -284,16 +285,32 @@ class AwsSecretsManagerSecrets(SecretsProvider):
 def parse_secret(text: str) -> Mapping[str, SecretStr] | None:
     """Return what a secret holds by name, ``None`` if it is no JSON object."""
     try:
-        found = json.loads(text)
+        found = json.loads(text, parse_float=_Number, parse_int=_Number, parse_constant=_Number)
+        if not isinstance(found, dict):
+            return None
+        return {
+            name: SecretStr(value if isinstance(value, str) else _written(value))
+            for name, value in found.items()
+            if value is not None
+        }
     except (ValueError, RecursionError):
         return None
-    if not isinstance(found, dict):
-        return None
-    return {
-        name: SecretStr(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-        for name, value in found.items()
-        if value is not None
-    }
+
+
+class _Number(str):
+    """A number as JSON says it: ``1.10`` may be a PIN."""
+
+    __slots__ = ()
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, _Number):
+        return str(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join([f"{_written(key)}: {_written(item)}" for key, item in value.items()]) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join([_written(item) for item in value]) + "]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _name_of(secret: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asyncstore._core.placeholders import escape, fill
+from asyncstore._core.placeholders import escape, fill, placeholder_names
 from asyncstore.errors import ConfigurationError
 from asyncstore.services.configuration import TYPES, ServiceConfiguration
 
@@ -29,8 +29,19 @@ EMBEDDED_DATABASE = "run_logs.db"
 
 
 async def make_secrets(configuration: Configuration) -> SecretsProvider:
-    """Make the secrets provider, not yet open."""
+    """
+    Make the secrets provider, not yet open.
+
+    Raises:
+        ConfigurationError: its options are wrong, or hold placeholders, which nothing could fill.
+    """
     wanted = configuration.secrets or ServiceConfiguration("do-nothing")
+    for key, value in wanted.options.items():
+        for name in _placeholders(value):
+            raise ConfigurationError(
+                f"{wanted.where}: secrets: {key!r} holds the placeholder {name!r}, and secrets cannot be filled from "
+                "themselves: write the value itself"
+            )
     provider: SecretsProvider = await _made("secrets", wanted, wanted.options)
     return provider
 
@@ -191,6 +202,14 @@ def load(home: str) -> Any:
     """Return what ``module:name`` names; imports, so it may block for half a second."""
     module, _, name = home.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def _placeholders(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return placeholder_names(value)
+    if isinstance(value, Mapping):
+        return [name for item in value.values() for name in _placeholders(item)]
+    return [name for item in value for name in _placeholders(item)] if isinstance(value, list) else []
 
 
 async def _filled(value: Any, secrets: SecretSource) -> Any:

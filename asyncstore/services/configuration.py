@@ -68,6 +68,7 @@ _SPELLINGS = {
 }
 _MODES = ("allow_read", "allow_write")
 _STORES = "stores"
+_QUOTES_NEEDED = "a value that begins with a brace or bracket needs quotes around it"
 _STORE_NAME = re.compile(r"\w[\w.-]*")
 
 
@@ -161,7 +162,7 @@ def parse_configuration(document: object, where: str) -> Configuration:
     spelled = _spelled(document, where, [*_SPELLINGS, *_MODES, _STORES])
     services = {service: _parse_service(service, document[key], where) for service, key in spelled.items()}
     if _STORES not in document:
-        return replace(_configuration(services, where), access=_access(document, where, where))
+        return replace(_configuration(services, where), access=access_of(document, where, where))
     for key in _MODES:
         if key in document:
             raise ConfigurationError(f"{where}: where there are {_STORES!r}, {key!r} is said in each of them")
@@ -225,12 +226,12 @@ def _parse_store(
         name,
         own.get("run_log_store") or shared.get("run_log_store"),
         own.get("catalog") or shared.get("catalog"),
-        _access(section, f"store {name!r}", where),
+        access_of(section, f"store {name!r}", where),
         default=_flag(section, "default", where),
     )
 
 
-def _access(section: Mapping[Any, Any], whose: str, where: str) -> Access:
+def access_of(section: Mapping[Any, Any], whose: str, where: str) -> Access:
     allowed = {key: _flag(section, key, where, default=True) for key in _MODES}
     if not any(allowed.values()):
         raise ConfigurationError(f"{where}: {' and '.join(_MODES)} are both false: nothing could be done with it")
@@ -253,15 +254,22 @@ def _unknown_store(name: str, known: Mapping[str, object], where: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a mapping that gives a key twice, of which YAML's own loader silently takes the last."""
+    """
+    Refuses a mapping that gives a key twice, of which YAML's own loader silently takes the last.
+
+    It also refuses keys that are no text, which are what the templates of other tools look like, ``{{ name }}``.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
-            if key.value in seen and isinstance(key, yaml.ScalarNode):
+            if not isinstance(key, yaml.ScalarNode):
+                kind = "mapping" if isinstance(key, yaml.MappingNode) else "list"
+                problem = f"a {kind} stands where a key is expected: {_QUOTES_NEEDED}"
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
+            if key.value in seen:
                 raise yaml.constructor.ConstructorError(problem="a key is given twice", problem_mark=key.start_mark)
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -291,7 +299,8 @@ def _parse_service(service: str, section: object, source: str) -> ServiceConfigu
             raise ConfigurationError(f"{where}: {unknown_key(str(key), ['type', 'config'])}")
     if "type" not in section:
         raise ConfigurationError(f"{where}: 'type' is required, one of {', '.join(TYPES[service])}")
-    options = section.get("config") or {}
+    options = section.get("config")
+    options = {} if options is None else options
     if not isinstance(options, Mapping):
         raise ConfigurationError(f"{where}: 'config' must be a mapping")
     named = {str(key): value for key, value in options.items()}

@@ -11,7 +11,7 @@ from asyncstore._core.settings import unknown_key
 from asyncstore.errors import ConfigurationError, NotFoundError
 from asyncstore.runlog.transfer import FoundRun, Job, Layout, RunSource, chosen, place_of, place_of_service, snapshot
 from asyncstore.services._making import make_run_log_store, make_secrets
-from asyncstore.services.configuration import _load_yaml, read_configuration
+from asyncstore.services.configuration import _load_yaml, access_of, read_configuration
 
 if TYPE_CHECKING:
     import os
@@ -67,6 +67,7 @@ async def open_run_source(
     Raises:
         NotFoundError: there is nothing there.
         ConfigurationError: the YAML file names no store that logs can be imported from.
+        AccessModeError: the YAML file says that its store is not to be read.
     """
     if Path(source).suffix in _YAML and not source.startswith("s3://"):
         if endpoint_url or region:
@@ -120,6 +121,9 @@ def _require_all(patterns: Collection[str], run_ids: Collection[str], where: str
 def _configured_place(path: Path, *, insecure: bool) -> Place:
     document = _load_yaml(path)
     sections = document if isinstance(document, dict) else {}
+    if "stores" in sections:
+        raise ConfigurationError(f"{path}: names several stores of asyncstore: use 'asyncstore runs copy --from-store'")
+    access_of(sections, str(path), str(path)).require(read=True)
     named = [key for key in _SPELLINGS if key in sections]
     if len(named) != 1:
         raise ConfigurationError(f"{path}: names no run-log store: 'run_log_store', or 'run-log-store', is required")
@@ -129,7 +133,8 @@ def _configured_place(path: Path, *, insecure: bool) -> Place:
     for key in section:
         if key not in {"type", "config"}:
             raise ConfigurationError(f"{path}: {named[0]}: {unknown_key(str(key), ['type', 'config'])}")
-    options = section.get("config") or {}
+    options = section.get("config")
+    options = {} if options is None else options
     if not isinstance(options, dict):
         raise ConfigurationError(f"{path}: {named[0]}: 'config' must be a mapping")
     return place_of_service(section["type"], options, f"{path}: {named[0]}", insecure=insecure)

@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import boto3
+import botocore.session
 import pytest
 
 import asyncstore
@@ -151,6 +152,52 @@ async def test_values_that_are_no_strings_are_given_as_json(vault: Vault, relay:
         assert found == ["5432", "true", '["a", "ü"]']
         with pytest.raises(ConfigurationError, match="secret 'none' not found in arn:aws:secretsmanager:eu-west-1:"):
             await secrets.get("none")
+
+
+async def test_numbers_are_given_as_they_were_written(vault: Vault, relay: Relay) -> None:
+    held = '"pin": 1.10, "e": 1e3, "big": 123456789012345678901234567890.0, "all": {"a": [0.10, true, null, "é"]}'
+    text = f'{{{held}, "x": NaN}}'
+    async with provider(relay, vault.store(text)) as secrets:
+        found = [await secrets.get(name) for name in ("pin", "e", "big", "all", "x")]
+    assert found == ["1.10", "1e3", "123456789012345678901234567890.0", '{"a": [0.10, true, null, "é"]}', "NaN"]
+    long = "9" * 5000
+    async with provider(relay, vault.store(f'{{"a": {long}}}')) as secrets:
+        assert await secrets.get("a") == long
+
+
+@pytest.mark.parametrize(
+    ("secret", "region", "host"),
+    [
+        (
+            "arn:aws:secretsmanager:eu-west-1:123456789012:secret:rds!db-2f1c7a3e-1111-AbCdEf",
+            "",
+            "eu-west-1.amazonaws.com",
+        ),
+        ("rds!cluster-2f1c7a3e", "eu-west-1", "eu-west-1.amazonaws.com"),
+        ("arn:aws-cn:secretsmanager:cn-north-1:123456789012:secret:x-AbCdEf", "", "cn-north-1.amazonaws.com.cn"),
+        ("arn:aws-us-gov:secretsmanager:us-gov-west-1:123456789012:secret:x", "", "us-gov-west-1.amazonaws.com"),
+        ("arn:aws-iso:secretsmanager:us-iso-east-1:123456789012:secret:x-AbCdEf", "", "us-iso-east-1.c2s.ic.gov"),
+        ("x", "us-isob-east-1", "us-isob-east-1.sc2s.sgov.gov"),
+        ("x", "us-isof-south-1", "us-isof-south-1.csp.hci.ic.gov"),
+        ("x", "eu-isoe-west-1", "eu-isoe-west-1.cloud.adc-e.uk"),
+        ("arn:aws-eusc:secretsmanager:eusc-de-east-1:123456789012:secret:x-AbCdEf", "", "eusc-de-east-1.amazonaws.eu"),
+    ],
+)
+def test_where_a_secret_is(secret: str, region: str, host: str) -> None:
+    options = {"region": region} if region else {}
+    settings = AwsSecretsManagerSecrets(secret_arn=secret, **options)._settings
+    assert settings.endpoint == f"https://secretsmanager.{host}"
+    session = botocore.session.Session()
+    known = session.create_client("secretsmanager", settings.region, aws_access_key_id="a", aws_secret_access_key="b")
+    assert known.meta.endpoint_url == settings.endpoint
+
+
+async def test_a_secret_that_rds_manages(vault: Vault, relay: Relay) -> None:
+    name = f"rds!db-{uuid.uuid4()}"
+    arn = vault.store({"username": "postgres", "password": "p"}, name)
+    for secret in (name, arn):
+        async with provider(relay, secret) as secrets:
+            assert await secrets.get("password") == "p"
 
 
 @pytest.mark.parametrize("text", ["p@ss:w/rd", '"quoted"', "12", "[1]", "{broken", "[" * 50_000])

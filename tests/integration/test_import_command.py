@@ -139,9 +139,23 @@ def test_logs_of_asyncstore_itself_are_for_copy(working_folder: Path, capsys: py
     assert "use 'asyncstore runs copy' instead" in capsys.readouterr().out
 
 
+def test_a_source_that_is_not_to_be_read_is_not(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    section = "run_log_store: {type: file-system, config: {log_folder: logs}}\n"
+    Path("closed.yaml").write_text(f"{section}allow_read: false\n")
+    Path("open.yaml").write_text(f"{section}allow_write: false\n")
+    Path("odd.yaml").write_text(f"{section}allow_read: 'no'\n")
+    assert run(["runs", "import", "--from", "closed.yaml"]) != 0
+    assert "closed.yaml does not allow reading: allow_read is false" in capsys.readouterr().err
+    assert run(["runs", "import", "--from", "odd.yaml"]) == 2
+    assert "'allow_read' must be true or false" in capsys.readouterr().err
+    assert states(capsys, "--from", "open.yaml", "ok-*")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "error"),
     [
+        (["--from", "stores.yaml"], 2, "names several stores"),
+        (["--from", "false.yaml"], 2, "'config' must be a mapping"),
         ([], 2, "say where to read: --from FOLDER"),
         (["--from", "nowhere"], 3, "does not exist"),
         (["--from", "empty"], 3, "no run log in "),
@@ -169,6 +183,8 @@ def test_wrong_sources(
     Path("k8s.yaml").write_text("run_log_store: {type: k8s-pvc}")
     Path("none.yaml").write_text("catalog: {type: file-system}")
     Path("typo.yaml").write_text("run-log-store: {type: chunked-fs, config: {log_foldr: x}}")
+    Path("stores.yaml").write_text("run_log_store: {type: file-system}\nstores: {a: {allow_read: false}}")
+    Path("false.yaml").write_text("run_log_store: {type: file-system, config: false}")
     Path("gone.yaml").write_text("run_log: {type: file-system, config: {log_folder: gone}}")
     assert run(["runs", "import", *arguments]) == code
     printed = capsys.readouterr()

@@ -23,6 +23,8 @@ import yaml
 
 from asyncstore._core.access import Access
 from asyncstore.catalog import Catalog, DoNothingCatalog, FileSystemCatalog, PresignedPost, PresignedUrl, S3Catalog
+from asyncstore.catalog._packed._index import Index, encode
+from asyncstore.catalog._packed._names import index_name, pack_name
 from asyncstore.cli._app import run
 from asyncstore.cli._catalog_share import lifetime
 from asyncstore.errors import (
@@ -316,18 +318,20 @@ async def test_what_was_uploaded_by_form_is_listed_and_got(
     content = b"\r\n--\r\nbinary\x00\xff" * 10
     async with catalog_in(bucket, tmp_path) as catalog:
         form = await catalog.presign_post("data/in/", "r", max_size=1000, content_types=["text/csv"])
+        own = form.location.rpartition("/")[2]
+        assert re.fullmatch(r"upload-[0-9a-f]{16}-", own)
         assert (await posted(form, content, filename="a b.csv")).status == 201
         exact = await catalog.presign_post("data/in", "r", max_size=1000, name="sub/only.csv")
         assert (await posted(exact, b"two", filename="other.csv")).status == 201
         listed = {entry.name: entry.data_hash async for entry in catalog.list("r")}
         await catalog.get("**", "r")
     assert listed == {
-        "data/in/a b.csv": hashlib.sha256(content).hexdigest(),
+        f"data/in/{own}a b.csv": hashlib.sha256(content).hexdigest(),
         "data/in/sub/only.csv": hashlib.sha256(b"two").hexdigest(),
     }
-    assert (tmp_path / "data/in/a b.csv").read_bytes() == content
-    assert head(bucket, "team/r/data/in/a b.csv")["ContentType"] == "text/csv"
-    assert form.location == f"s3://{bucket.name}/team/r/data/in/"
+    assert (tmp_path / f"data/in/{own}a b.csv").read_bytes() == content
+    assert head(bucket, f"team/r/data/in/{own}a b.csv")["ContentType"] == "text/csv"
+    assert form.location == f"s3://{bucket.name}/team/r/data/in/{own}"
     assert exact.location == f"s3://{bucket.name}/team/r/data/in/sub/only.csv"
 
 
@@ -340,6 +344,8 @@ async def test_a_form_is_for_its_folder_sizes_and_type(checked_bucket: Bucket, t
         pictures = form.fields_for("image/png")
         wrong = [
             (403, b"12345", {**own, "key": "team/r/data/other/${filename}"}),
+            (403, b"12345", {**own, "key": "team/r/data/in/${filename}"}),
+            (403, b"12345", {**own, "key": "team/r/data/in/.asyncstore/packs/${filename}"}),
             (403, b"12345", {**own, "key": "team/r/data/in2/${filename}"}),
             (403, b"12345", {**own, "key": "team/s/data/in/${filename}"}),
             (403, b"12345", {**own, "Content-Type": "text/html"}),
@@ -388,12 +394,95 @@ async def test_the_uploader_cannot_leave_the_folder_by_the_files_name(checked_bu
         form = await catalog.presign_post("data/in", "r", max_size=10)
         # To S3 a key is no path; the name is what comes after the last slash.
         assert (await posted(form, b"x", filename="../../evil.txt")).status == 201
-        assert [entry.name async for entry in catalog.list("r")] == ["data/in/evil.txt"]
+        start = form.location.partition("/team/r/")[2]
+        assert [entry.name async for entry in catalog.list("r")] == [f"{start}evil.txt"]
         # A program may send any key that begins so: it is refused where it would become a path.
-        fields = {**form.fields, "key": "team/r/data/in/../../../evil"}
+        fields = {**form.fields, "key": f"team/r/{start}/../../../evil"}
         assert (await posted(form, b"x", fields=fields)).status == 201
         with pytest.raises(UnsafePathError, match="evil"):
             await catalog.get("**", "r")
+
+
+async def test_forms_of_one_folder_have_names_of_their_own(checked_bucket: Bucket, tmp_path: Path) -> None:
+    make(tmp_path, {"a.txt": b"ours"})
+    async with catalog_in(checked_bucket, tmp_path) as catalog:
+        await catalog.put("**", "r")
+        forms = [await catalog.presign_post("data", "r", max_size=10) for _ in range(2)]
+        for form in forms:
+            assert (await posted(form, b"theirs", filename="a.txt")).status == 201
+        assert len([entry async for entry in catalog.list("r")]) == 3
+        await catalog.get("**", "r")
+    assert (tmp_path / "data/a.txt").read_bytes() == b"ours"
+
+
+@pytest.mark.parametrize("filename", [".asyncstore", "..", ".", "", "a/.asyncstore", "C:\\a\\..", "é 🙂"])
+async def test_whatever_a_browser_calls_its_file_it_is_one(
+    checked_bucket: Bucket, tmp_path: Path, filename: str
+) -> None:
+    async with catalog_in(checked_bucket, tmp_path) as catalog:
+        form = await catalog.presign_post("data", "r", max_size=10)
+        assert (await posted(form, b"x", filename=filename)).status == 201
+        assert len(await catalog.get("**", "r")) == 1
+
+
+EVIL = b"#!/bin/sh"
+
+
+async def forge(form: PresignedPost, folder: str, name: str, run_folder: str = "team/r/") -> list[int]:
+    """Send a pack of one file and its index into a folder of the run by a form; return the answers' statuses."""
+    stamp, put_id = "20991231T000000000000Z", "00000000000000ff"
+    pack = pack_name(stamp, put_id, 0)
+    index = Index([pack], [name], [0], [0], [len(EVIL)], hashlib.sha256(EVIL).hexdigest(), [0o4755], [None])
+    contents = {pack: EVIL, index_name(stamp, put_id): encode(index)}
+    keys = {f"{run_folder}{folder}.asyncstore/packs/{one}": content for one, content in contents.items()}
+    return [(await posted(form, content, fields={**form.fields, "key": key})).status for key, content in keys.items()]
+
+
+@pytest.mark.parametrize("layout", ["plain", "packed"])
+async def test_no_form_for_a_folder_makes_packs(checked_bucket: Bucket, tmp_path: Path, layout: str) -> None:
+    make(tmp_path, {"good.txt": b"good", "in/other.txt": b"other"})
+    async with catalog_in(checked_bucket, tmp_path, layout=layout) as catalog:
+        before = await catalog.put("**", "r")
+        for prefix in ("data/in", "data", ""):
+            form = await catalog.presign_post(prefix, "r", max_size=1000)
+            folder = f"{prefix}/" if prefix else ""
+            assert await forge(form, folder, "good.txt" if prefix else "data/good.txt") == [403, 403]
+            # A program may send what only looks like packs, into a folder below the name that is its own.
+            own = form.location.partition("/team/r/")[2]
+            for below in (f"{own}x/", f"{own}x/y/", f"{own}/"):
+                assert await forge(form, below, "run.sh") == [201, 201]
+                assert await forge(form, below, "../good.txt") == [201, 201]
+    async with catalog_in(checked_bucket, tmp_path, layout=layout) as catalog:
+        listed = [entry async for entry in catalog.list("r")]
+        assert sorted(entry.name for entry in listed) == [entry.name for entry in before]
+        await asyncio.to_thread((tmp_path / "data/good.txt").unlink)
+        assert [entry.name for entry in await catalog.get("**", "r")] == [entry.name for entry in before]
+        assert [entry.name for entry in await catalog.sync_between_runs("r", "s")] == [entry.name for entry in before]
+        assert (await catalog.verify("r")).ok
+        await catalog.put("**", "r")
+        await catalog.delete("r")
+        assert [entry async for entry in catalog.list("r")] == []
+    assert (tmp_path / "data/good.txt").read_bytes() == b"good"
+    assert not await asyncio.to_thread(lambda: list(tmp_path.rglob("run.sh")))
+
+
+async def test_a_folder_that_is_called_as_forms_call_files_is_not_put(stub_bucket: Bucket, tmp_path: Path) -> None:
+    make(tmp_path, {"upload-0123456789abcdef-x/a": b"a"})
+    named = "data/upload-0123456789abcdef-x"
+    async with catalog_in(stub_bucket, tmp_path, layout="packed") as catalog:
+        with pytest.raises(UnsafePathError, match="uploads by form"):
+            await catalog.put("**", "r", named, local_folder=tmp_path / named)
+        # Of the folder above, packs count.
+        assert [entry.name for entry in await catalog.put("**", "r")] == [f"{named}/a"]
+        assert [entry.name async for entry in catalog.list("r")] == [f"{named}/a"]
+
+
+async def test_runs_and_prefixes_may_be_called_as_forms_call_files(stub_bucket: Bucket, tmp_path: Path) -> None:
+    make(tmp_path, {"a": b"a"})
+    name = "upload-0123456789abcdef-x"
+    async with catalog_in(stub_bucket, tmp_path, layout="packed", prefix=name) as catalog:
+        await catalog.put("**", name)
+        assert [entry.name async for entry in catalog.list(name)] == ["data/a"]
 
 
 # What is refused before anything is signed.

@@ -120,6 +120,25 @@ def test_a_newer_index_says_what_to_do() -> None:
         decode(body_of(b"{}", version=2), "here")
 
 
+def test_an_index_inflates_to_what_one_may_have_and_no_more() -> None:
+    def bomb(size_bytes: int) -> bytes:
+        return body_of(b'{"packs":["' + b"a" * size_bytes + b'"],' + GOOD.partition(b",")[2])
+
+    assert len(decode(bomb(500_000), "here").packs[0]) == 500_000
+    with pytest.raises(IntegrityError, match=r"here .* inflate to over [0-9,]+ bytes"):
+        decode(bomb(20_000_000), "here")
+
+
+def test_an_index_that_is_all_alike_can_be_read() -> None:
+    folder = "/".join(["x" * 250] * 3)
+    for size_bytes in (0, 1 << 40):
+        entries = [Entry(f"{folder}/{at}", 0, 0, size_bytes, DIGESTS[0], 0o644, 5) for at in range(20_000)]
+        assert [Entry(*row) for row in decode(encode(index_of(["x.pack"], entries)), "here").rows()] == entries
+    # Nobody has names such as these, and yet what is written can be read.
+    whole = index_of(["x" * 50_000_000], [])
+    assert decode(encode(whole), "here").packs == whole.packs
+
+
 GOOD = (
     b'{"packs":["x"],"name":["a"],"pack":[0],"offset":[0],"size":[1],"sha256":"%s","mode":[420],'
     b'"mtime_ns":[1],"empty":[]}' % DIGESTS[0].encode()

@@ -91,7 +91,17 @@ async def test_an_empty_file_is_no_configuration(config_file: Path) -> None:
         ("catalog: {typ: s3}", "catalog: unknown key 'typ', did you mean 'type'"),
         ("catalog: {config: {}}", "catalog: 'type' is required, one of do-nothing, file-system, s3"),
         ("catalog: s3", "catalog: must be a mapping"),
-        ("catalog: {type: s3, config: [1]}", "catalog: 'config' must be a mapping"),
+        *(
+            (f"catalog: {{type: s3, config: {value}}}", "catalog: 'config' must be a mapping")
+            for value in ("[1]", "false", "0", "[]", '""')
+        ),
+        (
+            "run_log_store: {type: db, config: {connection_string: {{ hunter2 }}}}",
+            "line 1 is not usable YAML: a mapping",
+        ),
+        ("run_log_store:\n  type: db\n  config: {a: {[hunter2]: 1}}", "line 3 is not usable YAML: a list"),
+        ("? [hunter2]\n: b", "line 1 is not usable YAML: a list stands where a key"),
+        ("a: {{ hunter2 }}", "a value that begins with a brace or bracket needs quotes"),
         (
             "run_log_store: {type: chunked-s4}",
             "unknown type 'chunked-s4', did you mean 'chunked-s3'? known are buffered",
@@ -190,6 +200,24 @@ async def test_placeholders_are_filled_when_opening(tmp_path: Path, monkeypatch:
     async with open_services(config) as services:
         assert str(tmp_path / "there/catalog") in services.catalog.location
         assert await services.secrets.get("PLACE") == str(tmp_path / "there")
+
+
+@pytest.mark.parametrize(
+    "secrets",
+    [
+        {"type": "aws-secrets-manager", "config": {"secret_arn": "${NAME}"}},
+        {"type": "aws-secrets-manager", "config": {"secret_arn": "a", "role_arn": "arn:aws:iam::${NAME}:role/r"}},
+        {"type": "dotenv", "config": {"location": "${NAME}/.env"}},
+        {"type": "env-secrets", "config": {"prefix": "${NAME}"}},
+    ],
+)
+async def test_secrets_are_not_configured_by_secrets(secrets: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAME", "canary")
+    with pytest.raises(
+        ConfigurationError, match=r"holds the placeholder 'NAME', and .*: write the value itself"
+    ) as caught:
+        await open_services({"run_log_store": BUFFERED, "secrets": secrets}).open()
+    assert next(iter(secrets["config"])) in str(caught.value) or "role_arn" in str(caught.value)
 
 
 @pytest.mark.parametrize("secrets", [None, {"type": "env-secrets"}, {"type": "do-nothing"}])

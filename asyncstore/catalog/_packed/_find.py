@@ -3,6 +3,8 @@ What a run has in packs, found with as few requests as the question allows.
 
 A file ``a/b/c`` of a run may be in a pack of the folder ``a/b/``, of ``a/``, or of the run itself, as it may have been
 put from any of them. A listing of a folder shows the indices of that folder and of those below it.
+
+Nobody puts packs where only forms can have put them (:func:`in_uploads`), so there they are not looked at.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from asyncstore._core.threads import in_thread
 from asyncstore._core.traffic import charge_down
 from asyncstore.catalog._packed._index import decode
 from asyncstore.catalog._packed._meta import FoundIndex, merged, witness
-from asyncstore.catalog._packed._names import PACKS, folders_down_to, is_own, parse
+from asyncstore.catalog._packed._names import PACKS, folders_down_to, in_uploads, is_own, parse
 from asyncstore.catalog._paths import RESERVED, folder_of, is_marker, reserved
 from asyncstore.errors import NotFoundError
 from asyncstore.objects.base import ObjectMeta
@@ -152,10 +154,12 @@ async def _list_on_the_way(lane: Lane, place: Place, names: Iterable[str]) -> li
 async def _read(
     lane: Lane, place: Place, metas: Sequence[ObjectMeta], wanted: Callable[[str], bool] | None = None
 ) -> dict[str, PackedMeta]:
-    if not metas:
+    start = len(_run_root(place))
+    ours = [meta for meta in metas if not in_uploads(meta.key[start:].rpartition(PACKS)[0])]
+    if not ours:
         return {}
-    witness(meta.key for meta in metas)
-    return await in_thread(merged, place, await read_indices(lane, metas), wanted)
+    witness(meta.key for meta in ours)
+    return await in_thread(merged, place, await read_indices(lane, ours), wanted)
 
 
 async def _read_one(lane: Lane, meta: ObjectMeta) -> FoundIndex | None:

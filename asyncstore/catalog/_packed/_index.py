@@ -34,6 +34,12 @@ _HEX = re.compile(r"[0-9a-f]*")
 SIZE_LIMIT_BYTES = 1 << 30
 """Largest JSON that is taken for an index: of some millions of files."""
 
+INFLATION_LIMIT = 200
+"""How often larger the JSON may be than it is compressed: usually it is 2 to 60 times, of very long names 140."""
+
+SMALL_BYTES = 1 << 20
+"""So much JSON any index may have."""
+
 
 class Entry(NamedTuple):
     """A packed file."""
@@ -89,7 +95,11 @@ def encode(index: Index) -> bytes:
         "empty": index.empty,
     }
     # Digests do not compress beyond their four bits a digit, so more effort is in vain.
-    body = zlib.compress(json.dumps(columns, separators=(",", ":")).encode(), 1)
+    text = json.dumps(columns, separators=(",", ":")).encode()
+    body = zlib.compress(text, 1)
+    if len(text) > _most_bytes(len(body)):
+        # What is so much alike would be taken for a bomb.
+        body = zlib.compress(text, 0)
     return f"asyncstore-index {VERSION} {hashlib.sha256(body).hexdigest()}\n".encode() + body
 
 
@@ -98,7 +108,7 @@ def decode(data: bytes | bytearray | memoryview, where: str) -> Index:
     Return the index that ``data`` is; ``where`` says in errors where it was.
 
     Raises:
-        IntegrityError: it is none, or is damaged.
+        IntegrityError: it is none, or is damaged, or would take far more memory than an index of its size.
         ConfigurationError: a newer version of asyncstore has written it.
     """
     view = memoryview(data)
@@ -111,10 +121,22 @@ def decode(data: bytes | bytearray | memoryview, where: str) -> Index:
     body = view[head.end() :]
     if hashlib.sha256(body).hexdigest() != head[2].decode():
         raise IntegrityError(f"{where} is damaged: its SHA-256 is not what it says")
+    most = _most_bytes(len(body))
+    inflater = zlib.decompressobj()
     try:
-        return _index_of(json.loads(zlib.decompressobj().decompress(body, SIZE_LIMIT_BYTES)))
+        text = inflater.decompress(body, most)
+        # The whole text may be out before its end is seen.
+        if inflater.unconsumed_tail and inflater.decompress(inflater.unconsumed_tail, 1):
+            raise IntegrityError(
+                f"{where} is no index that asyncstore has made: its {len(body):,} bytes inflate to over {most:,} bytes"
+            )
+        return _index_of(json.loads(text))
     except (zlib.error, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{where} is damaged: {error}") from error
+
+
+def _most_bytes(packed_bytes: int) -> int:
+    return min(SIZE_LIMIT_BYTES, max(SMALL_BYTES, INFLATION_LIMIT * packed_bytes))
 
 
 def _index_of(columns: Mapping[str, Any]) -> Index:

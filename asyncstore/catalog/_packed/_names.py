@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,12 +12,25 @@ from asyncstore.catalog._paths import RESERVED
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["PACKS", "PackedKey", "folders_down_to", "index_name", "is_own", "pack_name", "parse", "stamp_of", "time_of"]
+__all__ = [
+    "PACKS",
+    "PackedKey",
+    "folders_down_to",
+    "in_uploads",
+    "index_name",
+    "is_own",
+    "pack_name",
+    "parse",
+    "stamp_of",
+    "time_of",
+    "upload_start",
+]
 
 PACKS = f"{RESERVED}/packs/"
 """Where the packs of a folder lie in it."""
 
 _NAME = re.compile(r"(?P<stamp>\d{8}T\d{12}Z)-(?P<id>[0-9a-f]{16})(?:-(?P<number>\d{1,9})\.pack|\.index)")
+_UPLOAD = re.compile(r"(?:\A|/)upload-[0-9a-f]{16}-[^/]*/")
 _STAMP = "%Y%m%dT%H%M%S%fZ"
 
 
@@ -70,6 +84,20 @@ def parse(key: str) -> PackedKey | None:
 def is_own(key: str) -> bool:
     """Tell whether a key lies in a folder of packs."""
     return PACKS in key and f"/{PACKS}" in f"/{key}"
+
+
+def upload_start() -> str:
+    """Return what the names of the files begin with that are uploaded by one form; no two forms have the same."""
+    return f"upload-{secrets.token_hex(8)}-"
+
+
+def in_uploads(folder: str) -> bool:
+    """
+    Tell whether a folder of a run, ending in ``/``, is one where only those who have a form would make packs.
+
+    The policy of a form can say what a key begins with, and not what it must not hold after that.
+    """
+    return _UPLOAD.search(folder) is not None
 
 
 def folders_down_to(folder: str) -> Iterator[str]:
