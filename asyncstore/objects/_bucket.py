@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from asyncstore.aws._endpoints import canonical_host, has_address, is_aws, refuse_link_local_name
+from asyncstore.aws._endpoints import canonical_host, has_address, is_aws, is_loopback, refuse_link_local_name
 from asyncstore.errors import ConfigurationError
 from asyncstore.objects._http._connection import CONNECT_TIMEOUT_S, READ_TIMEOUT_S
 from asyncstore.objects._http._origin import Proxy, proxy_for
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from asyncstore.aws.settings import AwsSettings
 
-__all__ = ["bucket_url", "check_bucket", "confine", "make_store", "read_ca_bundle", "write_headers"]
+__all__ = ["bucket_url", "check_bucket", "confine", "make_store", "may_stray", "read_ca_bundle", "write_headers"]
 
 _BUCKET = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9])?")
 
@@ -126,6 +126,12 @@ def confine(settings: AwsSettings, bucket: str) -> bool:
     if not settings.allow_link_local and not has_address(endpoint) and not is_aws(endpoint):
         refuse_link_local_name(endpoint)
     return True
+
+
+def may_stray(settings: AwsSettings, bucket: str) -> bool:
+    """Tell whether there may be hosts under the endpoint's name that are not AWS' own, to which obstore can be sent."""
+    endpoint = _endpoint(settings, bucket)
+    return not (has_address(endpoint) or is_aws(endpoint) or is_loopback(urlsplit(endpoint).hostname or ""))
 
 
 def check_bucket(bucket: str) -> None:

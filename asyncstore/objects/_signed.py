@@ -47,11 +47,11 @@ class SignedObjectStore(ObstoreObjectStore):
         self._client: LeasedClient
         self._plain: PlainRequests
         self._confined = True
+        self._strays = False
 
     async def _put_once(self, key: str, data: bytes, mode: Any, metadata: Mapping[str, str] | None) -> str:
         # Spelled out, unlike the others: these are called most, and each layer costs.
-        clock = self._credentials.clock
-        if self._confined and not clock.is_far_off:
+        if self._may_use_obstore():
             try:
                 return await super()._put_once(key, data, mode, metadata)
             except (SkewedError, RedirectedError) as error:
@@ -60,8 +60,7 @@ class SignedObjectStore(ObstoreObjectStore):
         return await self._plain.put(key, data, mode, metadata)
 
     async def _get_once(self, key: str, byte_range: tuple[int, int] | None, etag: str) -> tuple[ObjectMeta, bytes]:
-        clock = self._credentials.clock
-        if self._confined and not clock.is_far_off:
+        if self._may_use_obstore():
             try:
                 return await super()._get_once(key, byte_range, etag)
             except (SkewedError, RedirectedError) as error:
@@ -91,14 +90,20 @@ class SignedObjectStore(ObstoreObjectStore):
 
     async def _either(self, obstores: Callable[[], Awaitable[R]], plain: Callable[[], Awaitable[R]]) -> R:
         """Make a request through obstore, or by ourselves where it cannot sign."""
-        clock = self._credentials.clock
-        if self._confined and not clock.is_far_off:
+        if self._may_use_obstore():
             try:
                 return await obstores()
             except (SkewedError, RedirectedError) as error:
                 if self._is_last_word(error):
                     raise
         return await plain()
+
+    def _may_use_obstore(self) -> bool:
+        """Tell whether obstore can sign, and would show a session token to nobody but the endpoint."""
+        credentials = self._credentials
+        if not self._confined or credentials.clock.is_far_off:
+            return False
+        return not self._strays or ((keys := credentials.at_hand) is not None and keys.token is None)
 
     def _is_last_word(self, error: SkewedError | RedirectedError) -> bool:
         """Tell whether an error of obstore's, which has carried nothing out, is not worth a request of our own."""

@@ -19,7 +19,15 @@ from asyncstore._core.retry import DEFAULT_RETRY, RetryPolicy
 from asyncstore._core.threads import in_thread
 from asyncstore.aws.credentials import CredentialProvider
 from asyncstore.errors import AsyncStoreError, ConfigurationError, ConflictError, IntegrityError
-from asyncstore.objects._bucket import bucket_url, check_bucket, confine, make_store, read_ca_bundle, write_headers
+from asyncstore.objects._bucket import (
+    bucket_url,
+    check_bucket,
+    confine,
+    make_store,
+    may_stray,
+    read_ca_bundle,
+    write_headers,
+)
 from asyncstore.objects._copies import COPY_LIMIT_BYTES, Copy
 from asyncstore.objects._endpoint import Endpoint
 from asyncstore.objects._errors import RangeIgnoredError
@@ -128,6 +136,7 @@ class S3ObjectStore(SignedObjectStore):
         stack.callback(self._wire.close)
         bucket, certificates = self._bucket, await asyncio.to_thread(read_ca_bundle, settings)
         self._confined = await asyncio.to_thread(confine, settings, bucket)
+        self._strays = may_stray(settings, bucket)
         self._client = LeasedClient(
             lambda keys: make_store(settings, bucket, credentials=keys, root_certificate=certificates),
             self._credentials,

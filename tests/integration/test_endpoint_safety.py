@@ -323,6 +323,24 @@ async def test_a_store_at_a_name_of_a_link_local_address_does_not_open(
         await CredentialProvider(settings, role_arn=ROLE).get()
 
 
+async def test_a_session_token_is_not_given_to_whom_hosts_under_a_name_could_be_taken_for(
+    stub_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = stub_bucket.server.endpoint_url.replace("127.0.0.1", "storage.example")
+    # Only we resolve it so: obstore cannot reach it.
+    monkeypatch.setattr(socket, "getaddrinfo", resolving_to("127.0.0.1"))
+    settings = AwsSettings(endpoint_url=url, insecure=True)
+    async with S3ObjectStore(stub_bucket.name, settings, retry=NO_RETRY) as store:
+        with pytest.raises(UnavailableError):
+            await store.put("k", b"1")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
+    async with S3ObjectStore(stub_bucket.name, settings, retry=NO_RETRY) as store:
+        await store.put("k", b"1")
+        assert (await store.head("k")).size_bytes == 1
+        assert (await store.get("k"))[1] == b"1"
+        await store.delete(["k"])
+
+
 async def test_unless_that_is_allowed(stub_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_endpoints, "_LINK_LOCAL", (ipaddress.ip_network("127.0.0.0/8"),))
     url = stub_bucket.server.endpoint_url.replace("127.0.0.1", "localhost")
