@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from asyncstore.aws.settings import AwsSettings
 
-__all__ = ["Admin", "answer_in", "code_of", "is_unsupported", "region_in"]
+__all__ = ["CONCERNS_ALL", "Admin", "answer_in", "code_of", "is_unsupported", "region_in"]
 
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 30.0
@@ -67,6 +67,9 @@ _KINDS: Mapping[str, type[AsyncStoreError]] = {
 
 _SPEAKING = (AccessDeniedError, AlreadyExistsError, ConfigurationError)
 """Kinds of errors of which the server's own words say more: which action, which resource, which limit."""
+
+CONCERNS_ALL = (CredentialsError, UnavailableError)
+"""Errors after which nothing else needs to be tried."""
 
 _UNSUPPORTED_CODES = {"BucketAlreadyExists", "BucketAlreadyOwnedByYou", "MethodNotAllowed", "NotImplemented"}
 """

@@ -10,11 +10,11 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from asyncstore.bucket._admin import Admin
+from asyncstore.bucket._admin import CONCERNS_ALL, Admin
 from asyncstore.bucket._union import besides, described, listed, united
 from asyncstore.bucket.grants import principal_of
 from asyncstore.bucket.initializing import State
-from asyncstore.errors import AsyncStoreError, CredentialsError, NotFoundError, UnavailableError
+from asyncstore.errors import AsyncStoreError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from asyncstore.bucket.grants import BucketGrants, RoleGrant
 
 __all__ = ["GrantStep", "apply_grants", "caller", "find_user", "plan_grants", "plan_trust"]
-
-_CONCERNS_ALL = (CredentialsError, UnavailableError)
-"""Errors after which nothing else needs to be tried."""
 
 _TAKE_ON = {"sts:AssumeRole", "sts:*", "*"}
 
@@ -137,7 +134,7 @@ async def apply_grants(steps: Iterable[GrantStep], settings: AwsSettings) -> lis
 async def _do(iam: Admin, step: GrantStep) -> GrantStep:
     try:
         await iam.call(step.operation, f"change {step.what}", **step.parameters)
-    except _CONCERNS_ALL:
+    except CONCERNS_ALL:
         raise
     except AsyncStoreError as error:
         return replace(step, state=State.FAILED, error=error)

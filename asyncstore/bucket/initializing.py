@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from asyncstore._core.concurrency import map_bounded
 from asyncstore._core.retry import retrying
-from asyncstore.bucket._admin import Admin, answer_in, code_of, is_unsupported, region_in
+from asyncstore.bucket._admin import CONCERNS_ALL, Admin, answer_in, code_of, is_unsupported, region_in
 from asyncstore.bucket._plan_rules import differences
 from asyncstore.bucket.plan import BLOCKS, Verdict, WantedBucket
 from asyncstore.errors import (
@@ -20,7 +20,6 @@ from asyncstore.errors import (
     AlreadyExistsError,
     AsyncStoreError,
     ConfigurationError,
-    CredentialsError,
     NotFoundError,
     UnavailableError,
 )
@@ -46,9 +45,6 @@ NEW_ON_AWS: Mapping[str, Answer] = {
     },
 }
 """What AWS gives a new bucket by itself."""
-
-_CONCERNS_ALL = (CredentialsError, UnavailableError)
-"""Errors after which nothing else needs to be tried."""
 
 
 class State(StrEnum):
@@ -264,7 +260,7 @@ class _Initializing:
         reading = _READINGS[name]
         try:
             answer = await self.s3.call(reading.operation, f"read {name} of {self._at}", Bucket=self.bucket)
-        except _CONCERNS_ALL:
+        except CONCERNS_ALL:
             raise
         except AsyncStoreError as error:
             return {} if reading.absent and code_of(error) == reading.absent else error
@@ -275,7 +271,7 @@ class _Initializing:
         what = f"change {difference.setting} of {self._at}"
         try:
             await self.s3.call(call.operation, what, Bucket=self.bucket, **call.parameters)
-        except _CONCERNS_ALL:
+        except CONCERNS_ALL:
             raise
         except AsyncStoreError as error:
             return _failed(difference.setting, error, difference)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asyncstore._core.access import UNRESTRICTED, Access
-from asyncstore.aws.settings import AwsSettings
+from asyncstore._core.access import Access
 from asyncstore.bucket.check import check_bucket
 from asyncstore.catalog._paths import normal_prefix
 from asyncstore.cli._bucket_uses import (
     BucketArgument,
+    BucketUse,
     EndpointOption,
     ProfileOption,
     RegionOption,
@@ -29,25 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from asyncstore._core.findings import Finding
-    from asyncstore.cli._bucket_uses import BucketUse
 
 __all__ = ["register"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A bucket, as it is used."""
-
-    bucket: str
-    prefix: str
-    settings: AwsSettings
-    access: Access = UNRESTRICTED
-
-    @property
-    def location(self) -> str:
-        """Where that is."""
-        at = f" at {self.settings.endpoint}" if self.settings.endpoint else ""
-        return f"s3://{self.bucket}/{self.prefix}{at}"
 
 
 def register(app: typer.Typer) -> None:
@@ -81,7 +64,7 @@ async def check(
     at = {"region": region, "profile": profile, "endpoint_url": endpoint_url}
     places = [
         _place(use, normal_prefix(prefix) or use.prefix, at) for use in uses if not named or use.bucket == named
-    ] or [_Place(named, normal_prefix(prefix), admin_settings(named, uses, **at))]
+    ] or [BucketUse("", named, normal_prefix(prefix), admin_settings(named, uses, **at))]
     found = [(place, await _checked(place, origin)) for place in _distinct(places)]
     if session.as_json:
         session.output.json([_document(place, findings) for place, findings in found])
@@ -94,31 +77,26 @@ async def check(
         raise typer.Exit(code)
 
 
-def _place(use: BucketUse, prefix: str, at: Mapping[str, str]) -> _Place:
+def _place(use: BucketUse, prefix: str, at: Mapping[str, str]) -> BucketUse:
     settings = reached(use.settings, **at) if any(at.values()) else use.settings
-    return _Place(use.bucket, prefix, settings, use.access)
+    return replace(use, prefix=prefix, settings=settings)
 
 
-async def _checked(place: _Place, origin: str) -> list[Finding]:
+async def _checked(place: BucketUse, origin: str) -> list[Finding]:
     return await check_bucket(place.bucket, place.settings, prefix=place.prefix, origin=origin, access=place.access)
 
 
-def _distinct(places: Sequence[_Place]) -> list[_Place]:
+def _distinct(places: Sequence[BucketUse]) -> list[BucketUse]:
     """Leave out what would be checked twice, as a run log and a catalog side by side: all that may be done is tried."""
-    found: dict[tuple[str, str, str], _Place] = {}
+    found: dict[str, BucketUse] = {}
     for place in places:
-        key = (place.bucket, place.prefix, repr(_of_aws(place.settings)))
-        one, other = found.setdefault(key, place).access, place.access
+        one, other = found.setdefault(place.place, place).access, place.access
         either = Access(one.allow_read or other.allow_read, one.allow_write or other.allow_write)
-        found[key] = replace(place, access=either)
+        found[place.place] = replace(place, access=either)
     return list(found.values())
 
 
-def _of_aws(settings: AwsSettings) -> dict[str, Any]:
-    return {name: getattr(settings, name) for name in AwsSettings.model_fields if not name.startswith("max_")}
-
-
-def _document(place: _Place, findings: Sequence[Finding]) -> dict[str, Any]:
+def _document(place: BucketUse, findings: Sequence[Finding]) -> dict[str, Any]:
     return {
         "bucket": place.bucket,
         "prefix": place.prefix,
@@ -129,7 +107,7 @@ def _document(place: _Place, findings: Sequence[Finding]) -> dict[str, Any]:
     }
 
 
-def _tell(session: Session, place: _Place, findings: Sequence[Finding], *, first: bool) -> None:
+def _tell(session: Session, place: BucketUse, findings: Sequence[Finding], *, first: bool) -> None:
     output = session.output
     blank = "" if first else "\n"
     output.text(f"{blank}{place.location}\n")

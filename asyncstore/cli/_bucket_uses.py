@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asyncstore._core.access import UNRESTRICTED
-from asyncstore._core.placeholders import fill
 from asyncstore.aws.settings import AwsSettings
 from asyncstore.bucket.documents import BucketAccess
-from asyncstore.catalog._paths import normal_prefix
-from asyncstore.catalog.settings import S3CatalogSettings
 from asyncstore.errors import ConfigurationError
-from asyncstore.runlog._keys import RunKeys
-from asyncstore.runlog.settings import S3RunLogSettings
 from asyncstore.services import make_secrets
+from asyncstore.services._buckets import BucketUse, bucket_use, is_on_s3
+from asyncstore.services._making import filled
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
-    from asyncstore._core.access import Access
-    from asyncstore._core.placeholders import SecretSource
     from asyncstore.cli._command import Session
     from asyncstore.services import Configuration, ServiceConfiguration
 
@@ -52,26 +44,8 @@ EndpointOption = Annotated[
     str, typer.Option("--endpoint-url", metavar="URL", help="Another S3 server than AWS', or than the configured one.")
 ]
 
-_S3_SERVICES: Mapping[tuple[str, str], type[AwsSettings]] = {
-    ("run_log_store", "chunked-s3"): S3RunLogSettings,
-    ("run_log_store", "s3"): S3RunLogSettings,
-    ("catalog", "s3"): S3CatalogSettings,
-}
-
 _OF_OBJECTS = {"kms_key_arn", "multipart_upload_role_arn", "object_tags", "storage_class", "user_metadata"}
 """Keys of the settings that are about objects, not about how AWS is reached."""
-
-
-@dataclass(frozen=True, slots=True)
-class BucketUse:
-    """What one service does with a bucket."""
-
-    service: str
-    bucket: str
-    prefix: str
-    """What its keys begin with: empty, or ending in ``/``."""
-    settings: AwsSettings
-    access: Access = field(default=UNRESTRICTED)
 
 
 async def uses_of(session: Session) -> list[BucketUse]:
@@ -95,17 +69,21 @@ async def buckets_of(configuration: Configuration) -> list[BucketUse]:
     """
     services = {"run_log_store": configuration.run_log_store, "catalog": configuration.catalog}
     on_s3 = {
-        name: service
-        for name, service in services.items()
-        if service is not None and (name, service.type) in _S3_SERVICES
+        name: service for name, service in services.items() if service is not None and is_on_s3(name, service.type)
     }
     if not any("$" in str(service.options) for service in on_s3.values()):
-        return [_use(name, service, service.options, configuration) for name, service in on_s3.items()]
+        return [await _use(name, service, service.options, configuration) for name, service in on_s3.items()]
     async with await make_secrets(configuration) as secrets:
         return [
-            _use(name, service, await _filled(service.options, secrets), configuration)
+            await _use(name, service, await filled(service.options, secrets), configuration)
             for name, service in on_s3.items()
         ]
+
+
+async def _use(
+    name: str, service: ServiceConfiguration, options: Mapping[str, Any], configuration: Configuration
+) -> BucketUse:
+    return await bucket_use(name, service.type, options, f"{service.where}: {name}", configuration.access)
 
 
 def the_bucket(named: str, uses: Sequence[BucketUse]) -> str:
@@ -187,20 +165,3 @@ def accesses_of(uses: Sequence[BucketUse]) -> list[BucketAccess]:
         )
         for (bucket, role, multipart_role, writes), group in groups.items()
     ]
-
-
-def _use(
-    name: str, service: ServiceConfiguration, options: Mapping[str, Any], configuration: Configuration
-) -> BucketUse:
-    kind = _S3_SERVICES[name, service.type]
-    settings: Any = kind.parse(options, f"{service.where}: {name}")
-    prefix = normal_prefix(settings.prefix) if name == "catalog" else RunKeys.under(settings.prefix).prefix
-    return BucketUse(name, settings.s3_bucket, prefix, settings, configuration.access)
-
-
-async def _filled(value: Any, secrets: SecretSource) -> Any:
-    if isinstance(value, str):
-        return await fill(value, secrets)
-    if isinstance(value, Mapping):
-        return {key: await _filled(item, secrets) for key, item in value.items()}
-    return value

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from asyncstore.cli._output import Output
 
 __all__ = [
+    "DENIED",
     "EXIT_CODES_HELP",
     "FAILED",
     "INTERRUPTED",
@@ -44,6 +45,7 @@ __all__ = [
 
 FAILED = 1
 USAGE = 2
+DENIED = 4
 INTERRUPTED = 130
 
 EXIT_CODES_HELP = (
@@ -56,8 +58,8 @@ _CODES: tuple[tuple[type[AsyncStoreError], int], ...] = (
     (InvalidValueError, USAGE),
     (UnsafePathError, USAGE),
     (NotFoundError, 3),
-    (AccessDeniedError, 4),
-    (CredentialsError, 4),
+    (AccessDeniedError, DENIED),
+    (CredentialsError, DENIED),
     (UnavailableError, 5),
 )
 _HINTS: tuple[tuple[type[AsyncStoreError], str], ...] = (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from asyncstore.bucket.check import granting
 from asyncstore.bucket.documents import VERSION
-from asyncstore.cli._errors import FAILED, USAGE
+from asyncstore.cli._errors import DENIED, FAILED, USAGE
 from asyncstore.cli._output import clean
 
 if TYPE_CHECKING:
@@ -20,10 +20,7 @@ if TYPE_CHECKING:
     from asyncstore._core.findings import Finding, State
     from asyncstore.cli._output import Output
 
-__all__ = ["DENIED", "documents", "findings_code", "row", "say_problems", "show_remedies", "summary"]
-
-DENIED = 4
-"""Exit code of a permission that is missing."""
+__all__ = ["documents", "findings_code", "row", "say_problems", "show_remedies", "summary"]
 
 _SIGNS: Mapping[State, tuple[str, str]] = {
     "ok": ("✓", "green"),

@@ -12,23 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from asyncstore._core.findings import Finding
 from asyncstore.errors import AsyncStoreError
-from asyncstore.services._making import _embedded_catalog, _embedded_database, _filled, load
+from asyncstore.services._buckets import bucket_use, is_on_s3
+from asyncstore.services._making import embedded_catalog, embedded_database, filled, load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from asyncstore._core.access import Access
     from asyncstore._core.findings import State
     from asyncstore._core.placeholders import SecretSource
+    from asyncstore.services._buckets import BucketUse
     from asyncstore.services.configuration import Configuration, ServiceConfiguration
 
 __all__ = ["Checker", "ServiceCheck", "check_services"]
 
-_S3_SETTINGS: Mapping[tuple[str, str], str] = {
-    ("run_log_store", "chunked-s3"): "asyncstore.runlog.settings:S3RunLogSettings",
-    ("run_log_store", "s3"): "asyncstore.runlog.settings:S3RunLogSettings",
-    ("catalog", "s3"): "asyncstore.catalog.settings:S3CatalogSettings",
-}
 _FOLDERS: Mapping[tuple[str, str], tuple[str, str]] = {
     ("run_log_store", "chunked-fs"): ("asyncstore.runlog.settings:FolderRunLogSettings", "log_folder"),
     ("run_log_store", "file-system"): ("asyncstore.runlog.settings:FolderRunLogSettings", "log_folder"),
@@ -77,7 +73,7 @@ class Checker:
 
     def __init__(self, secrets: SecretSource) -> None:
         self._secrets = secrets
-        self._known: dict[str, list[Finding]] = {}
+        self._known: dict[tuple[str, bool, bool], list[Finding]] = {}
 
     async def findings(self, configuration: Configuration, service: str) -> list[Finding]:
         """Return what was found of one service; an error that stops it is the only finding, and it has failed."""
@@ -90,17 +86,17 @@ class Checker:
         wanted: ServiceConfiguration | None = getattr(configuration, service)
         embedded = wanted is None
         if wanted is None:
-            make = _embedded_database if service == "run_log_store" else _embedded_catalog
+            make = embedded_database if service == "run_log_store" else embedded_catalog
             wanted = await make(configuration)
         access, kind = configuration.access, (service, wanted.type)
         if wanted.type == "db":
             check_database = await asyncio.to_thread(load, "asyncstore.runlog.db._checking:check_database")
             found: list[Finding] = await check_database(wanted.options, self._secrets, access)
             return found
-        options = wanted.options if embedded else await _filled(wanted.options, self._secrets)
-        if kind in _S3_SETTINGS:
-            settings = (await asyncio.to_thread(load, _S3_SETTINGS[kind])).parse(options, service)
-            return _fit_for(wanted.type, service, await self._bucket(settings, access))
+        options = wanted.options if embedded else await filled(wanted.options, self._secrets)
+        if is_on_s3(*kind):
+            use = await bucket_use(service, wanted.type, options, service, access)
+            return _fit_for(wanted.type, service, await self._bucket(use))
         if kind in _FOLDERS:
             home, name = _FOLDERS[kind]
             settings = (await asyncio.to_thread(load, home)).parse(options, service)
@@ -109,15 +105,11 @@ class Checker:
             return on_disk
         return []
 
-    async def _bucket(self, settings: Any, access: Access) -> list[Finding]:
+    async def _bucket(self, use: BucketUse) -> list[Finding]:
         check_bucket = await asyncio.to_thread(load, "asyncstore.bucket.check:check_bucket")
-        aws = await asyncio.to_thread(load, "asyncstore.aws.settings:AwsSettings")
-        prefix = "".join(f"{segment}/" for segment in settings.prefix.split("/") if segment)
-        # How much is done at a time makes no difference to what is allowed.
-        said = {name: getattr(settings, name) for name in aws.model_fields if not name.startswith("max_")}
-        key = repr((settings.s3_bucket, prefix, said, access.allow_read, access.allow_write))
+        key = (use.place, use.access.allow_read, use.access.allow_write)
         if key not in self._known:
-            self._known[key] = await check_bucket(settings.s3_bucket, settings, prefix=prefix, access=access)
+            self._known[key] = await check_bucket(use.bucket, use.settings, prefix=use.prefix, access=use.access)
         return self._known[key]
 
 

@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from asyncstore.secrets import SecretsProvider
     from asyncstore.services.configuration import Configuration
 
-__all__ = ["make_catalog", "make_run_log_store", "make_secrets", "make_tables", "tables_as_sql"]
+__all__ = [
+    "embedded_catalog",
+    "embedded_database",
+    "filled",
+    "load",
+    "make_catalog",
+    "make_run_log_store",
+    "make_secrets",
+    "make_tables",
+    "tables_as_sql",
+]
 
 EMBEDDED_FOLDER = Path(".asyncstore")
 """Where the embedded default keeps everything, below the working folder."""
@@ -56,9 +66,9 @@ async def make_run_log_store(configuration: Configuration, secrets: SecretSource
     if wanted is None:
         if configuration.access.allow_write:
             await make_tables(configuration, secrets)
-        wanted = await _embedded_database(configuration)
+        wanted = await embedded_database(configuration)
     # The database store fills its connection string itself: values need quoting there.
-    options = {**wanted.options, "secrets": secrets} if wanted.type == "db" else await _filled(wanted.options, secrets)
+    options = {**wanted.options, "secrets": secrets} if wanted.type == "db" else await filled(wanted.options, secrets)
     store: RunLogStore = await _made("run_log_store", wanted, options)
     store.restrict(configuration.access)
     return store
@@ -74,11 +84,11 @@ async def make_catalog(
     """
     wanted = configuration.catalog
     if wanted is None:
-        wanted = await _embedded_catalog(configuration)
+        wanted = await embedded_catalog(configuration)
         # As it is: its path may hold what looks like a placeholder.
         options = wanted.options
     else:
-        options = await _filled(wanted.options, secrets)
+        options = await filled(wanted.options, secrets)
     if overrides and wanted.type != "do-nothing":
         options = {**options, **overrides}
     catalog: Catalog = await _made("catalog", wanted, options)
@@ -103,7 +113,7 @@ async def make_tables(
         wanted = ServiceConfiguration("db", {"connection_string": connection_string})
     else:
         configuration.access.require(write=True)
-        wanted = configuration.run_log_store or await _embedded_database(configuration)
+        wanted = configuration.run_log_store or await embedded_database(configuration)
     if wanted.type != "db":
         raise ConfigurationError(f"{wanted.where}: the run-log store is of type {wanted.type!r}, which has no tables")
     options = {**wanted.options, "schema": schema} if schema else wanted.options
@@ -145,7 +155,8 @@ def _dialect_of(connection_string: str) -> str:
     return {"postgres": "postgresql", "mariadb": "mysql"}.get(name, name) if separator else ""
 
 
-async def _embedded_database(configuration: Configuration) -> ServiceConfiguration:
+async def embedded_database(configuration: Configuration) -> ServiceConfiguration:
+    """Return the run-log store of a configuration that names none; its folder is made where it may be written."""
     database = (await _embedded_folder(configuration)) / EMBEDDED_DATABASE
     access = configuration.access
     if not access.allow_write and not await asyncio.to_thread(database.exists):
@@ -155,7 +166,8 @@ async def _embedded_database(configuration: Configuration) -> ServiceConfigurati
     return ServiceConfiguration("db", {"connection_string": escape(url.render_as_string())})
 
 
-async def _embedded_catalog(configuration: Configuration) -> ServiceConfiguration:
+async def embedded_catalog(configuration: Configuration) -> ServiceConfiguration:
+    """Return the catalog of a configuration that names none; its folder is made where it may be written."""
     folder = (await _embedded_folder(configuration)) / "catalog"
     return ServiceConfiguration("file-system", {"catalog_location": str(folder)})
 
@@ -212,11 +224,12 @@ def _placeholders(value: Any) -> list[str]:
     return [name for item in value for name in _placeholders(item)] if isinstance(value, list) else []
 
 
-async def _filled(value: Any, secrets: SecretSource) -> Any:
+async def filled(value: Any, secrets: SecretSource) -> Any:
+    """Return options, however nested, with their placeholders filled."""
     if isinstance(value, str):
         return await fill(value, secrets)
     if isinstance(value, Mapping):
-        return {key: await _filled(item, secrets) for key, item in value.items()}
+        return {key: await filled(item, secrets) for key, item in value.items()}
     if isinstance(value, list):
-        return [await _filled(item, secrets) for item in value]
+        return [await filled(item, secrets) for item in value]
     return value
