@@ -10,8 +10,8 @@ import contextlib
 import errno
 import fcntl
 import os
+import random
 import re
-import secrets
 import stat
 from typing import TYPE_CHECKING
 
@@ -47,6 +47,11 @@ PART_NAME = re.compile(TEMP_NAME.pattern + r"\.part")
 """What a large file is called that a later transfer may go on with."""
 
 _TAKEN_RETRIES = 20
+
+_numbers = random.Random()
+"""Of names that nobody else has: to guess one is of no use, as files are opened only if they are new."""
+
+os.register_at_fork(after_in_child=_numbers.seed)
 
 
 @contextlib.contextmanager
@@ -87,7 +92,7 @@ def write_atomically(
 
 def new_temp_name() -> str:
     """Return a name for a file on its way."""
-    return f"{TEMP_PREFIX}{secrets.token_hex(8)}"
+    return f"{TEMP_PREFIX}{_numbers.getrandbits(64):016x}"
 
 
 def claim(descriptor: int, *, strict: bool = False) -> bool:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 from asyncstore._core.concurrency import for_each
 from asyncstore._core.retry import retrying
+from asyncstore.catalog._disk import LocalTurns, mean_bytes
 from asyncstore.catalog._lane import PATIENCE
 from asyncstore.catalog._plan import Sized
 from asyncstore.catalog._tally import HOPELESS, FileError
@@ -46,12 +47,6 @@ PORTION = 256
 
 STREAK = 8
 """So many failures for the moment, one after another, end a round: the storage is not there."""
-
-DISK_SHARE = 0.5
-"""Share of its time that a crew spends in local files, from which on another one helps..."""
-
-BUSY = 0.7
-"""... unless the process keeps so much of a processor busy: then it is that for which it waits."""
 
 
 S = TypeVar("S", bound=Sized)
@@ -159,34 +154,29 @@ class _Round(Generic[S, D]):
         self._streak = 0
         self._halted = False
         self._error: BaseException | None = None
-        self._local_s = 0.0
-        mean = sum(item.size_bytes for item in state.waiting) // max(1, len(state.waiting))
+        mean = mean_bytes(state.waiting)
         self._charge = moves.charge(mean, mean)
-        self._looked = (self._told_s, time.process_time(), 0.0)
-        self._wanted = [asyncio.Event() for _ in range(MOST_CREWS)]
-        self._crews = 1
+        self._turns = LocalTurns(MOST_CREWS, mean)
         self.again: list[S] = []
         """What failed for the moment."""
 
     async def run(self) -> None:
         """Do it."""
-        self._wanted[0].set()
         await for_each(self._crew, range(MOST_CREWS), limit=MOST_CREWS)
         if self._error is not None:
             raise _HopelessError(self._error)
 
-    async def _crew(self, number: int) -> None:
-        await self._wanted[number].wait()
-        try:
-            while self._state.waiting and not self._halted:
-                await self._volley()
-        finally:
-            for wanted in self._wanted:
-                wanted.set()
+    async def _crew(self, _: int) -> None:
+        more = True
+        while more:
+            async with self._turns.turn():
+                more = bool(self._state.waiting) and not self._halted
+                if more:
+                    await self._volley()
 
     async def _volley(self) -> None:
         moves = self._moves
-        async with self._passage.share(self._state.waiting, self._charge, threads=self._crews) as share:
+        async with self._passage.share(self._state.waiting, self._charge, threads=self._turns.threads) as share:
             writes = map(moves.key_written, list(share.items)) if moves.key_written else ()
             try:
                 await self._passage.lane.store.together(partial(self._work, share), writes=writes)
@@ -206,7 +196,7 @@ class _Round(Generic[S, D]):
                 return
             began_s = time.perf_counter()
             verb = hands.begin(item)
-            self._local_s += time.perf_counter() - began_s
+            self._turns.worked(time.perf_counter() - began_s)
             number = window.begin()
             if isinstance(verb, FileError):
                 self._settle(item, verb, number)
@@ -221,7 +211,7 @@ class _Round(Generic[S, D]):
         if not isinstance(answer, AsyncStoreError):
             began_s = time.perf_counter()
             answer = hands.end(item, verb, answer)
-            self._local_s += time.perf_counter() - began_s
+            self._turns.worked(time.perf_counter() - began_s)
         self._settle(item, answer, number)
 
     def _settle(self, item: S, outcome: Outcome[D], number: int) -> None:
@@ -249,7 +239,7 @@ class _Round(Generic[S, D]):
         if self._outcomes and not self._telling:
             self._telling = True
             self._loop.call_soon(self._told)
-        self._look()
+        self._turns.look()
 
     def _take_note(self, most: int) -> None:
         """Note on the loop what came of objects."""
@@ -281,17 +271,3 @@ class _Round(Generic[S, D]):
         failures[name] = error, tries
         self._tally.retry()
         self.again.append(item)
-
-    def _look(self) -> None:
-        """Let another crew help if this is worth it."""
-        then_s, cpu_s, local_s = self._looked
-        now_s, now_cpu_s = time.monotonic(), time.process_time()
-        passed_s = now_s - then_s
-        if passed_s < 2 * TELL_S:
-            return
-        self._looked = (now_s, now_cpu_s, self._local_s)
-        idle = (now_cpu_s - cpu_s) / passed_s < BUSY
-        if idle and (self._local_s - local_s) / passed_s > DISK_SHARE * self._crews:
-            self._crews = min(2 * self._crews, MOST_CREWS)
-            for wanted in self._wanted[: self._crews]:
-                wanted.set()

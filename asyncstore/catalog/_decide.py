@@ -111,17 +111,7 @@ def decide_put(file: LocalFile, known: Sides) -> PlannedFile:
     if base is not None and known.same(base, file.size_bytes, digest):
         reason = "same contents in the base run"
         return PlannedFile(file.name, "copy", file.size_bytes, reason, digest=digest, source=base.key, etag=base.etag)
-    return PlannedFile(
-        file.name,
-        "upload",
-        file.size_bytes,
-        NEW if there is None else CHANGED,
-        digest=digest,
-        path=file.path,
-        identity=file.identity,
-        mode=file.mode,
-        seen_ns=file.seen_ns,
-    )
+    return PlannedFile.upload(file, NEW if there is None else CHANGED, digest)
 
 
 def decide_get(name: str, meta: ObjectMeta, present: Mapping[str, LocalFile], known: Sides) -> PlannedFile:

@@ -12,6 +12,8 @@ from asyncstore.errors import InvalidValueError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from asyncstore.catalog._scan import LocalFile
+
 __all__ = [
     "SAME",
     "Action",
@@ -45,6 +47,10 @@ SAME = "same contents"
 """Why a file is skipped that is the same on both sides."""
 
 
+_new = tuple.__new__
+"""Makes a named tuple without looking at each argument's name, which takes five times as long; there are many."""
+
+
 class PlannedFile(NamedTuple):
     """One file and what is to become of it."""
 
@@ -76,6 +82,15 @@ class PlannedFile(NamedTuple):
     """When the file in that pack was modified, in nanoseconds since the epoch."""
     plain: bool = False
     """Whether it becomes an object of its own also where it might be packed."""
+
+    @classmethod
+    def upload(cls, file: LocalFile, reason: str, digest: str) -> PlannedFile:
+        """Plan to upload a local file; its digest is empty if it is not known yet."""
+        name, path, identity, mode, seen_ns = file
+        size_bytes = identity.size_bytes
+        return _new(
+            cls, (name, "upload", size_bytes, reason, digest, "", "", path, identity, mode, seen_ns, "", 0, None, False)
+        )
 
 
 @dataclass(frozen=True, slots=True)

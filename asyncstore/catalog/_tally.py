@@ -99,6 +99,7 @@ class Tally:
         self._partly: dict[str, int] = {}
         self._bytes_total = sum(sizes.values())
         self._bytes_done = 0
+        self._ahead = 0
         self._done: list[str] = []
         self._skipped: list[str] = []
         self._same = 0
@@ -126,6 +127,23 @@ class Tally:
         if name in self._sizes:
             self._done.append(name)
             self._settle(name)
+
+    def done_all(self, names: Sequence[str]) -> None:
+        """Note many as :meth:`done` does, and tell of them at once."""
+        files = [name for name in names if name in self._sizes]
+        if files:
+            self._done += files
+            size_bytes = sum(map(self._sizes.__getitem__, files))
+            ahead = min(self._ahead, size_bytes)
+            self._ahead -= ahead
+            self._bytes_done += size_bytes - ahead
+            self._tell(files[-1])
+
+    def advance_all(self, size_bytes: int, last: str) -> None:
+        """Note that so many bytes of files moved that :meth:`done_all` will be told of, ``last`` the last of them."""
+        self._ahead += size_bytes
+        self._bytes_done += size_bytes
+        self._tell(last)
 
     def skip(self, name: str) -> None:
         """Note a file as there already, unchanged."""

@@ -40,6 +40,7 @@ __all__ = ["Catalog", "Entries"]
 Entries: TypeAlias = list[DataCatalog]
 
 _DELETE_STEP = 1000
+_new, _set = object.__new__, object.__setattr__
 _ENTRY_FIELDS = {"name", "data_hash", "catalog_relative_path", "catalog_handler_location", "stage"}
 
 
@@ -476,13 +477,9 @@ class Catalog(Presigning):
         }
         # As from a pickle: all are our own, so nothing is to be checked, which is most of what it costs to make one;
         # and each set of names would take as much room as the values.
-        entry = DataCatalog.__new__(DataCatalog)
-        entry.__setstate__(
-            {
-                "__dict__": fields,
-                "__pydantic_extra__": {},
-                "__pydantic_fields_set__": _ENTRY_FIELDS,
-                "__pydantic_private__": None,
-            }
-        )
+        entry = _new(DataCatalog)
+        _set(entry, "__dict__", fields)
+        _set(entry, "__pydantic_extra__", {})
+        _set(entry, "__pydantic_fields_set__", _ENTRY_FIELDS)
+        _set(entry, "__pydantic_private__", None)
         return entry

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncstore.catalog._plan import BATCH_BYTES, BATCH_FILES, Decided, PlannedFile, TransferPlan, batches, ranges
+from asyncstore.catalog._scan import Identity, LocalFile
 from asyncstore.catalog._tally import Tally, TransferProgress
 from asyncstore.errors import AccessDeniedError, IntegrityError, TransferError
 
@@ -106,6 +107,38 @@ def test_a_tally_counts_what_is_the_same_on_both_sides() -> None:
     with pytest.raises(TransferError, match="1 of 4 files failed") as caught:
         tally.finish("put into", "there", same=["a", "c"])
     assert caught.value.skipped == ("a", "c", "d")
+
+
+def test_a_tally_notes_many_at_once() -> None:
+    told: list[TransferProgress] = []
+    tally = Tally({"a": 10, "b": 20, "c": 5}, told.append)
+    tally.advance_all(30, "b")
+    tally.done_all(["a", "b", "no file"])
+    tally.done_all(["c"])
+    tally.done_all(["no file"])
+    tally.done_all([])
+    assert [(event.name, event.files_done, event.bytes_done) for event in told] == [
+        ("b", 0, 30),
+        ("b", 2, 30),
+        ("c", 3, 35),
+    ]
+    assert "3 done" in repr(tally)
+
+
+def test_an_upload_is_planned_as_by_the_names_of_its_fields() -> None:
+    identity = Identity(1, 2, 3, 4, 5)
+    file = LocalFile("name", "/data/name", identity, 0o640, 7)
+    assert PlannedFile.upload(file, "new", "digest") == PlannedFile(
+        "name",
+        "upload",
+        3,
+        "new",
+        digest="digest",
+        path="/data/name",
+        identity=identity,
+        mode=0o640,
+        seen_ns=7,
+    )
 
 
 def test_what_was_decided_becomes_a_plan_by_name() -> None:

@@ -80,11 +80,12 @@ async def find_listed(
     far = [above for above in outside if len(above) < len(place.folder)]
     first = {"always": outside, "needed": near, "shown": []}[look]
     listed, indices = await both(listing, lambda: list_indices(lane, _run_root(place), first))
-    indices = [*indices, *(meta for meta in listed.objects if PACKS in meta.key and is_index(meta.key))]
+    alone, shown = await in_thread(_by_name, place, listed.objects)
+    indices = [*indices, *shown]
     if f"{place.root}{folder}{RESERVED}/" in listed.folders:
         indices += await list_indices(lane, _run_root(place), [place.folder + folder])
     packed = await _read(lane, place, indices)
-    found = {**packed, **await in_thread(_by_name, place, listed.objects)}
+    found = {**packed, **alone} if packed else alone
     if look == "needed" and far and not found:
         found = dict(await _read(lane, place, await list_indices(lane, _run_root(place), far)))
     return found | _folders(place, listed.folders)
@@ -93,8 +94,8 @@ async def find_listed(
 async def files_of(lane: Lane, place: Place, listed: Iterable[ObjectMeta]) -> dict[str, ObjectMeta]:
     """Return, by name, the objects of a listing and what the indices in it say is packed."""
     metas = list(listed)
-    packed = await _read(lane, place, [meta for meta in metas if is_index(meta.key)])
-    return {**packed, **_by_name(place, metas)}
+    alone, indices = await in_thread(_by_name, place, metas)
+    return {**await _read(lane, place, indices), **alone}
 
 
 async def pages_with_packed(
@@ -177,13 +178,18 @@ async def _read_one(lane: Lane, meta: ObjectMeta) -> FoundIndex | None:
     return FoundIndex(meta, await in_thread(decode, data, f"{lane.store.location}/{meta.key}"))
 
 
-def _by_name(place: Place, metas: Iterable[ObjectMeta]) -> dict[str, ObjectMeta]:
-    # A marker of the very folder that is listed is shown as a key above it.
-    root = place.root
+def _by_name(place: Place, metas: Sequence[ObjectMeta]) -> tuple[dict[str, ObjectMeta], list[ObjectMeta]]:
+    """Return the files of a listing by name, and the indices in it."""
+    root, keys = place.root, [meta.key for meta in metas]
     start = len(root)
-    return {
+    # All that sorts between two keys with the same beginning begins so, too.
+    if keys and min(keys).startswith(root) and max(keys).startswith(root) and PACKS not in "\n".join(keys):
+        return dict(zip([key[start:] for key in keys], metas, strict=True)), []
+    # A marker of the very folder that is listed is shown as a key above it.
+    files = {
         key[start:]: meta for meta in metas if (key := meta.key).startswith(root) and not (PACKS in key and is_own(key))
     }
+    return files, [meta for meta in metas if PACKS in meta.key and is_index(meta.key)]
 
 
 def _folders(place: Place, folders: Iterable[str]) -> dict[str, ObjectMeta]:

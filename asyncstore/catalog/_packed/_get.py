@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from asyncstore._core.threads import in_stoppable_thread
+from asyncstore._core.threads import in_thread
+from asyncstore.catalog._disk import LocalTurns, mean_bytes
 from asyncstore.catalog._land import Folders, check_digest, make_folder, write_file
 from asyncstore.catalog._packed._read import PIECES_AT_ONCE, bytes_of, digest_of, piece_read
 from asyncstore.catalog._packed._shares import pieces
-from asyncstore.catalog._packed._turns import all_of, fail_all, in_turns
+from asyncstore.catalog._packed._turns import all_of, fail_all, portions
 from asyncstore.catalog._paths import folder_of, is_marker
 from asyncstore.catalog._tally import FileError
 from asyncstore.errors import AsyncStoreError, ClosedError
@@ -54,32 +55,33 @@ class PackedGet:
     async def run(self, files: Sequence[PlannedFile]) -> None:
         """Get all files."""
         empty = [file for file in files if not file.size_bytes]
-        portions = [empty[start : start + _EMPTY_AT_ONCE] for start in range(0, len(empty), _EMPTY_AT_ONCE)]
-        filled = pieces([file for file in files if file.size_bytes])
-        work = [partial(self._make_empty, portion) for portion in portions]
-        await all_of([*work, *(partial(self._move, piece) for piece in filled)], limit=PIECES_AT_ONCE)
+        empties = [empty[start : start + _EMPTY_AT_ONCE] for start in range(0, len(empty), _EMPTY_AT_ONCE)]
+        filled = await in_thread(pieces, [file for file in files if file.size_bytes])
+        turns = LocalTurns(PIECES_AT_ONCE, mean_bytes(files))
+        work = [partial(self._make_empty, turns, portion) for portion in empties]
+        await all_of([*work, *(partial(self._move, turns, piece) for piece in filled)], limit=PIECES_AT_ONCE)
 
-    async def _move(self, piece: Piece[PlannedFile]) -> None:
+    async def _move(self, turns: LocalTurns, piece: Piece[PlannedFile]) -> None:
         try:
             async with piece_read(self._passage, piece) as (buffer, _):
-                outcomes = await in_stoppable_thread(partial(self._land_all, piece, buffer))
+                outcomes = await turns.run(partial(self._land_all, piece, buffer))
         except AsyncStoreError as error:
             fail_all(self._tally, [self._place.full_name(file.name) for file in piece.files], error)
         else:
             await self._settle(piece.files, outcomes)
 
-    async def _make_empty(self, files: Sequence[PlannedFile]) -> None:
-        await self._settle(files, await in_stoppable_thread(partial(self._make_all, files)))
+    async def _make_empty(self, turns: LocalTurns, files: Sequence[PlannedFile]) -> None:
+        await self._settle(files, await turns.run(partial(self._make_all, files)))
 
     async def _settle(self, files: Sequence[PlannedFile], outcomes: Sequence[FileError | None]) -> None:
-        async for file, failure in in_turns(list(zip(files, outcomes, strict=True))):
-            name = self._place.full_name(file.name)
-            with self._tally.failing(name):
+        async for portion in portions(list(zip(files, outcomes, strict=True))):
+            for file, failure in portion:
                 if failure is not None:
-                    raise failure
-                if not is_marker(file.name):
-                    self.digests[file.name] = file.digest
-                self._tally.done(name)
+                    with self._tally.failing(self._place.full_name(file.name)):
+                        raise failure
+            landed = [file for file, failure in portion if failure is None]
+            self.digests.update((file.name, file.digest) for file in landed if not is_marker(file.name))
+            self._tally.done_all([self._place.full_name(file.name) for file in landed])
 
     def _land_all(self, piece: Piece[PlannedFile], buffer: memoryview, stop: Stop) -> list[FileError | None]:
         with Folders(self._root) as folders:

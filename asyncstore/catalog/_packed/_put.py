@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 
 from asyncstore._core.clock import PROCESS_CLOCK
 from asyncstore._core.concurrency import shielded
-from asyncstore._core.threads import in_stoppable_thread, in_thread
+from asyncstore._core.threads import in_thread
 from asyncstore._core.traffic import charge_up
+from asyncstore.catalog._disk import LocalTurns, mean_bytes
 from asyncstore.catalog._metadata import DIGEST_KEY
 from asyncstore.catalog._packed._fill import MemoryBody, Stored, fill
 from asyncstore.catalog._packed._index import NO_PACK, Index, encode
 from asyncstore.catalog._packed._meta import witness
 from asyncstore.catalog._packed._names import PACKS, index_name, pack_name, stamp_of
 from asyncstore.catalog._packed._shares import packs_of
-from asyncstore.catalog._packed._turns import all_of, fail_all, in_turns
+from asyncstore.catalog._packed._turns import all_of, fail_all, portions
 from asyncstore.catalog._paths import folder_of, is_marker
 from asyncstore.catalog._upload import local_file
 from asyncstore.errors import AsyncStoreError
@@ -73,7 +74,8 @@ class PackedPut:
         """Put all files: ``uploads`` from here, ``copies`` out of packs of another run."""
         if not uploads and not copies:
             return
-        work = [partial(self._put_pack, files) for files in packs_of(self._with_bytes(uploads))]
+        turns = LocalTurns(PACKS_AT_ONCE, mean_bytes(uploads))
+        work = [partial(self._put_pack, turns, files) for files in packs_of(self._with_bytes(uploads))]
         sources: dict[str, list[PlannedFile]] = {}
         for file in self._with_bytes(copies):
             sources.setdefault(file.pack, []).append(file)
@@ -97,19 +99,21 @@ class PackedPut:
                 found.append(file)
         return found
 
-    async def _put_pack(self, files: Sequence[PlannedFile]) -> None:
+    async def _put_pack(self, turns: LocalTurns, files: Sequence[PlannedFile]) -> None:
         number = self._new_pack()
         size_bytes = sum(file.size_bytes for file in files)
         async with self._passage.alone(charge_up(size_bytes, size_bytes + _REQUEST_BYTES), size_bytes) as transfer:
-            landed = await self._fill_and_send(number, files, transfer)
-        await self._note(number, landed)
+            landed = await self._fill_and_send(turns, number, files, transfer)
+        self._note(number, landed)
         if (known := self._passage.lane.known) is not None:
             pairs = zip(map(local_file, landed.files), landed.digests, strict=True)
             await in_thread(known.remember_files, pairs)
 
-    async def _fill_and_send(self, number: int, files: Sequence[PlannedFile], transfer: Transfer) -> Stored:
+    async def _fill_and_send(
+        self, turns: LocalTurns, number: int, files: Sequence[PlannedFile], transfer: Transfer
+    ) -> Stored:
         """Return what is stored then; failures are in the tally."""
-        filled = await in_stoppable_thread(partial(fill, files))
+        filled = await turns.run(partial(fill, files))
         for file, failure in filled.failed:
             with self._tally.failing(self._full_name(file)):
                 raise failure
@@ -135,18 +139,18 @@ class PackedPut:
             except AsyncStoreError as error:
                 fail_all(self._tally, map(self._full_name, files), error)
                 return
-        await self._note(number, Stored(files, [file.offset for file in files], [file.digest for file in files]))
+        self._note(number, Stored(files, [file.offset for file in files], [file.digest for file in files]))
 
     async def _witness(self) -> None:
         """Look at what indices there are: this one is to come after them, also where its plan was made elsewhere."""
         async for page in self._passage.lane.store.list(self._key("")):
             witness(meta.key for meta in page)
 
-    async def _note(self, number: int, stored: Stored) -> None:
+    def _note(self, number: int, stored: Stored) -> None:
         if stored.files:
             self._stored[number] = stored
-        async for file in in_turns(stored.files):
-            self._tally.advance(self._full_name(file), file.size_bytes)
+            size_bytes = sum(file.size_bytes for file in stored.files)
+            self._tally.advance_all(size_bytes, self._full_name(stored.files[-1]))
 
     async def _write_index(self) -> None:
         if not self._stored and not self._empty:
@@ -161,10 +165,8 @@ class PackedPut:
             )
         for stored in self._stored.values():
             self.digests.update(zip((file.name for file in stored.files), stored.digests, strict=True))
-            async for file in in_turns(stored.files):
-                self._tally.done(self._full_name(file))
-        for file in self._empty:
-            self._tally.done(self._full_name(file))
+            async for files in portions(stored.files):
+                self._tally.done_all([self._full_name(file) for file in files])
 
     def _encoded(self) -> bytes:
         # In the order of packs, which is that of names.
@@ -202,7 +204,7 @@ class PackedPut:
         return file.name[len(self._prefix) :] if self._prefix else file.name
 
     def _full_name(self, file: PlannedFile) -> str:
-        return self._place.full_name(self._short(file))
+        return f"{self._place.folder}{self._short(file)}"
 
     async def _remove_packs(self) -> None:
         # Nothing names them yet. To delete one that the storage may still be taking is to wait for that.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from asyncstore.catalog._plan import MIB
@@ -90,7 +91,7 @@ def pieces(files: Sequence[P], *, gap_bytes: int = GAP_BYTES, limit_bytes: int =
     found: list[Piece[P]] = []
     group: list[P] = []
     pack, start, end = "", 0, 0
-    for file in sorted(files, key=lambda file: (file.pack, file.offset)):
+    for file in sorted(files, key=attrgetter("pack", "offset")):
         file_end = file.offset + file.size_bytes
         near = group and file.pack == pack and file.offset - end <= gap_bytes
         if near and (max(end, file_end) - start <= limit_bytes or file_end <= end):

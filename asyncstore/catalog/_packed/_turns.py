@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from asyncstore.catalog._tally import Tally
     from asyncstore.errors import AsyncStoreError
 
-__all__ = ["all_of", "fail_all", "in_turns"]
+__all__ = ["all_of", "fail_all", "in_turns", "portions"]
 
 T = TypeVar("T")
 
@@ -21,12 +21,18 @@ TURN = 500
 """Things that are done before others on the loop have a turn."""
 
 
+async def portions(items: Sequence[T]) -> AsyncIterator[Sequence[T]]:
+    """Yield items in portions, and let others run after each."""
+    for start in range(0, len(items), TURN):
+        yield items[start : start + TURN]
+        await asyncio.sleep(0)
+
+
 async def in_turns(items: Sequence[T]) -> AsyncIterator[T]:
     """Yield items, and now and then let others run."""
-    for start in range(0, len(items), TURN):
-        for item in items[start : start + TURN]:
+    async for portion in portions(items):
+        for item in portion:
             yield item
-        await asyncio.sleep(0)
 
 
 async def all_of(calls: Sequence[Callable[[], Awaitable[None]]], *, limit: int) -> None:

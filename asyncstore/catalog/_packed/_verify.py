@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from asyncstore._core.threads import in_stoppable_thread
+from asyncstore._core.threads import in_stoppable_thread, in_thread
 from asyncstore.catalog._land import check_digest
 from asyncstore.catalog._metadata import DIGEST_KEY
 from asyncstore.catalog._packed._read import PIECES_AT_ONCE, bytes_of, digest_of, piece_read
@@ -45,7 +45,7 @@ class PackedVerification:
     async def run(self, metas: Sequence[PackedMeta]) -> None:
         """Verify all files."""
         await self._compare([meta for meta in metas if not meta.size_bytes], digest_of(memoryview(b"")))
-        found = pieces([meta for meta in metas if meta.size_bytes])
+        found = await in_thread(pieces, [meta for meta in metas if meta.size_bytes])
         await all_of([partial(self._verify, piece) for piece in found], limit=PIECES_AT_ONCE)
 
     async def _verify(self, piece: Piece[PackedMeta]) -> None:

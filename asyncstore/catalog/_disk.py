@@ -1,0 +1,126 @@
+"""How many threads work on local files at the same time: one, unless they are large or the disk is slow."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from asyncstore._core.threads import in_stoppable_thread
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Collection
+
+    from asyncstore._core.threads import Stop
+    from asyncstore.catalog._plan import Sized
+
+__all__ = ["LocalTurns", "mean_bytes"]
+
+BULKY_BYTES = 64 * 1024
+"""From files of this size on, it is hashing and copying what takes longest, which threads can do side by side."""
+
+LOOK_S = 0.04
+"""How long must have passed, to tell from it what the threads wait for."""
+
+DISK_SHARE = 0.5
+"""Share of their time that threads spend in local files, from which on another one helps..."""
+
+BUSY = 0.7
+"""... unless the process keeps so much of a processor busy: then it is that for which they wait..."""
+
+CONTENDED = 1.25
+"""... and from so much on they hold each other up: at the interpreter, and at the folder that they write to."""
+
+R = TypeVar("R")
+
+
+class LocalTurns:
+    """
+    Turns of threads that read or write many files.
+
+    Small ones are read and written by one thread at a time: they are in the page cache mostly, and there a second one
+    makes nothing faster, but costs half as much processor time again, at the interpreter's lock and the folder's (tmpfs
+    and ext4, Linux 6). What threads can share is waiting, so more have turns at a time while it is the disk that keeps
+    them.
+
+    Args:
+        most: threads at a time, however slow the disk is.
+        mean_bytes: how large the files are on the average.
+    """
+
+    def __init__(self, most: int, mean_bytes: int = 0) -> None:
+        self._most = most
+        self._bulky = mean_bytes >= BULKY_BYTES
+        self.threads = max(1, min(most, os.cpu_count() or 1)) if self._bulky else 1
+        """How many have a turn at a time."""
+        self._places = asyncio.Semaphore(self.threads)
+        self._surplus = 0
+        self._local_s = 0.0
+        self._looked = (time.monotonic(), time.process_time(), 0.0)
+
+    def __repr__(self) -> str:
+        return f"<LocalTurns of {self.threads} threads, at most {self._most}>"
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Have a turn within the block."""
+        await self._places.acquire()
+        try:
+            yield
+        finally:
+            if self._surplus:
+                self._surplus -= 1
+            else:
+                self._places.release()
+
+    async def run(self, work: Callable[[Stop], R]) -> R:
+        """Return what ``work(stop)`` does, all of it in local files, in a thread that has a turn."""
+        async with self.turn():
+            try:
+                return await in_stoppable_thread(partial(self._timed, work))
+            finally:
+                self.look()
+
+    def worked(self, seconds: float) -> None:
+        """Note that a thread spent so long in local files."""
+        self._local_s += seconds
+
+    def look(self) -> None:
+        """Let more have turns, or fewer, if that is worth it; on the loop."""
+        then_s, cpu_s, local_s = self._looked
+        now_s, now_cpu_s = time.monotonic(), time.process_time()
+        passed_s = now_s - then_s
+        if self._bulky or passed_s < LOOK_S:
+            return
+        self._looked = (now_s, now_cpu_s, self._local_s)
+        if (self._local_s - local_s) / passed_s <= DISK_SHARE * self.threads:
+            return
+        busy = (now_cpu_s - cpu_s) / passed_s
+        if busy < BUSY:
+            self._resize(min(2 * self.threads, self._most))
+        elif busy > CONTENDED:
+            self._resize(max(1, self.threads // 2))
+
+    def _timed(self, work: Callable[[Stop], R], stop: Stop) -> R:
+        began_s = time.perf_counter()
+        try:
+            return work(stop)
+        finally:
+            self.worked(time.perf_counter() - began_s)
+
+    def _resize(self, threads: int) -> None:
+        for _ in range(self.threads, threads):
+            if self._surplus:
+                self._surplus -= 1
+            else:
+                self._places.release()
+        self._surplus += max(0, self.threads - threads)
+        self.threads = threads
+
+
+def mean_bytes(files: Collection[Sized]) -> int:
+    """Return how large files are on the average; none are none."""
+    return sum(file.size_bytes for file in files) // max(1, len(files))
