@@ -17,14 +17,14 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from asyncstore.catalog._cachefile import CacheFile, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from asyncstore.catalog._scan import LocalFile
+    from asyncstore.catalog._scan import Identity, LocalFile
     from asyncstore.objects.base import ObjectMeta
 
 __all__ = ["FOLDER_VARIABLE", "Known", "cache_folder", "place_of"]
@@ -66,6 +66,20 @@ _TABLES = (
 
 Row: TypeAlias = tuple[Any, ...]
 _Digests: TypeAlias = "Callable[[Iterable[Row]], dict[str, str]]"
+
+
+class Seen(Protocol):
+    """A file as it was seen; without an identity nothing is remembered of it."""
+
+    @property
+    def identity(self) -> Identity | None:
+        """What tells that it is still the same."""
+        ...
+
+    @property
+    def seen_ns(self) -> int:
+        """When it was seen or a moment before, since the epoch; 0 if that is not known."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +153,7 @@ class Known:
                 found |= self.digests_of([file for file, other in pairs if file.identity != other.identity])
         return found
 
-    def remember_files(self, pairs: Iterable[tuple[LocalFile, str]]) -> None:
+    def remember_files(self, pairs: Iterable[tuple[Seen, str]]) -> None:
         """
         Remember the SHA-256 of files, each as it was seen before it was hashed.
 
@@ -149,11 +163,9 @@ class Known:
         rows: list[Row] = []
         for file, digest in pairs:
             identity = file.identity
-            if not identity.racy(file.seen_ns or now_ns):
-                device, inode, size_bytes, mtime_ns, ctime_ns = identity
-                rows.append(
-                    (_signed(device), _signed(inode), size_bytes, mtime_ns, ctime_ns, bytes.fromhex(digest), day)
-                )
+            if identity is not None and not identity.racy(file.seen_ns or now_ns):
+                device, inode, *others = identity
+                rows.append((_signed(device), _signed(inode), *others, bytes.fromhex(digest), day))
         self._write(_FILES, rows)
 
     def digests_at(self, place: str, metas: Sequence[ObjectMeta], prefix: str = "") -> dict[str, str]:

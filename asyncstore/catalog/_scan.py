@@ -13,6 +13,7 @@ import os
 import stat
 import time
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from asyncstore._core.files import PART_NAME, TEMP_NAME
@@ -324,10 +325,12 @@ def _node(path: str) -> tuple[int, int]:
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+_of_status = attrgetter("st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
+"""Not the device: a shared file system has another number on each machine, and plans may be run elsewhere."""
+
+
 def _check(file: LocalFile, descriptor: int) -> None:
-    # Not the device: a shared file system has another number on each machine, and plans may be run elsewhere.
-    found, (_, *seen) = os.fstat(descriptor), file.identity
-    if [found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns] != seen:
+    if _of_status(os.fstat(descriptor)) != file.identity[1:]:
         raise changed(file)
 
 

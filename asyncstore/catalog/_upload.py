@@ -129,7 +129,7 @@ class Upload:
     async def _remember(self, landed: Sequence[tuple[PlannedFile, str, str]]) -> None:
         lane, place = self._passage.lane, self._place
         if lane.known is not None:
-            await in_thread(lane.known.remember_files, ((local_file(file), digest) for file, digest, _ in landed))
+            await in_thread(lane.known.remember_files, [(file, digest) for file, digest, _ in landed])
             await lane.remember((place.key(file.name), etag, file.size_bytes, digest) for file, digest, etag in landed)
 
 

@@ -21,7 +21,6 @@ from asyncstore.catalog._packed._names import PACKS, index_name, pack_name, stam
 from asyncstore.catalog._packed._shares import packs_of
 from asyncstore.catalog._packed._turns import all_of, fail_all, portions
 from asyncstore.catalog._paths import folder_of, is_marker
-from asyncstore.catalog._upload import local_file
 from asyncstore.errors import AsyncStoreError
 
 if TYPE_CHECKING:
@@ -106,8 +105,7 @@ class PackedPut:
             landed = await self._fill_and_send(turns, number, files, transfer)
         self._note(number, landed)
         if (known := self._passage.lane.known) is not None:
-            pairs = zip(map(local_file, landed.files), landed.digests, strict=True)
-            await in_thread(known.remember_files, pairs)
+            await in_thread(known.remember_files, zip(landed.files, landed.digests, strict=True))
 
     async def _fill_and_send(
         self, turns: LocalTurns, number: int, files: Sequence[PlannedFile], transfer: Transfer
