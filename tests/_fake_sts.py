@@ -7,11 +7,11 @@ import threading
 import time
 from datetime import UTC, datetime
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
 from asyncstore.testing.s3_stub._messages import Answer, S3Error
+from tests._fake_server import FakeHandler, FakeServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,9 +30,9 @@ MOST_SKEW_S = 900
 _CREDENTIAL = re.compile(r"Credential=([^/]+)/\d{8}/([^/]+)/sts/")
 
 
-class FakeSts:
+class FakeSts(FakeServer):
     """
-    Listens on 127.0.0.1 within a ``with`` block, and answers in threads of its own.
+    Gives sessions, and counts them; see :class:`FakeServer`.
 
     Attributes:
         session_s: how long sessions last.
@@ -56,45 +56,23 @@ class FakeSts:
         self._at_once = 0
         self._lock = threading.Lock()
 
-    def __enter__(self) -> Self:
+    def handler(self) -> type[FakeHandler]:
+        """Return what answers; see :class:`FakeServer`."""
         sts = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Handler(FakeHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"])).decode()
                 status, text = sts.answer(
                     {name: values[0] for name, values in parse_qs(body).items()},
                     {name.lower(): value for name, value in self.headers.items()},
                 )
-                self.send_response(status)
-                self.send_header("Content-Type", "text/xml")
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text.encode())
+                self.say(status, text, "text/xml")
 
             def date_time_string(self, timestamp: float | None = None) -> str:
                 return formatdate(timestamp or sts.now_s(), usegmt=True)
 
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return Handler
 
     def now_s(self) -> float:
         """Return the time by its clock."""

@@ -31,6 +31,7 @@ from asyncstore.secrets import AwsSecretsManagerSecrets, DotenvSecrets, EnvSecre
 from asyncstore.services import open_services
 from tests._canaries import Canaries, spellings
 from tests._http_server import Peer, PlayedServer, ok, refusing_port, serve_all, tls_server
+from tests._postgres_roles import login_role
 from tests._surroundings import forward_proxy
 
 if TYPE_CHECKING:
@@ -399,19 +400,8 @@ async def test_credentials_of_files(canaries: Canaries, monkeypatch: pytest.Monk
 async def role(canaries: Canaries, postgres_url: str) -> AsyncIterator[str]:
     """Make a role that must log in with its password, and its URL with a placeholder for that."""
     canaries.add("database's password", PASSWORD)
-    name = f"scott_{uuid.uuid4().hex}"
-    connection = await asyncpg.connect(postgres_url)
-    await connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
-    await connection.execute(f"GRANT ALL ON SCHEMA public TO {name}")
-    rules = Path(await connection.fetchval("SHOW hba_file"))
-    await asyncio.to_thread(lambda: rules.write_text(f"local all {name} scram-sha-256\n{rules.read_text()}"))
-    await connection.fetchval("SELECT pg_reload_conf()")
-    yield postgres_url.replace("//postgres@", f"//{name}:${{password}}@").replace(
-        "//postgres:@", f"//{name}:${{password}}@"
-    )
-    await connection.execute(f"DROP OWNED BY {name}")
-    await connection.execute(f"DROP ROLE {name}")
-    await connection.close()
+    async with login_role(postgres_url, PASSWORD) as url:
+        yield url
 
 
 async def use_database(canaries: Canaries, store: DBRunLogStore) -> None:

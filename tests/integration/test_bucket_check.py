@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from botocore.session import Session
 
 from asyncstore._core.access import Access
 from asyncstore.aws.settings import AwsSettings
@@ -32,6 +31,7 @@ from asyncstore.cli._app import run
 from asyncstore.errors import ConfigurationError, CredentialsError, UnavailableError
 from asyncstore.testing.s3_stub import Fault
 from asyncstore.testing.s3_stub._messages import Answer
+from tests._aws_clients import aws_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -509,14 +509,7 @@ class TestRoles:
 
 
 async def test_moto(moto_bucket: Bucket) -> None:
-    server = moto_bucket.server
-    client: Any = Session().create_client(
-        "s3",
-        region_name="us-east-1",
-        endpoint_url=server.endpoint_url,
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
-    )
+    client = aws_client(moto_bucket.server)
     rule = {"AllowedOrigins": [ORIGIN], "AllowedMethods": ["GET", "PUT", "POST"]}
 
     def configure() -> None:
@@ -543,15 +536,7 @@ async def test_moto(moto_bucket: Bucket) -> None:
 class TestVersions:
     @pytest.fixture
     def client(self, moto_bucket: Bucket) -> Any:
-        server = moto_bucket.server
-        made: Any = Session().create_client(
-            "s3",
-            region_name="us-east-1",
-            endpoint_url=server.endpoint_url,
-            aws_access_key_id=server.access_key,
-            aws_secret_access_key=server.secret_key,
-        )
-        return made
+        return aws_client(moto_bucket.server)
 
     def kept(self, client: Any, bucket: Bucket) -> list[str]:
         said = client.list_object_versions(Bucket=bucket.name)
@@ -712,13 +697,7 @@ class TestCommand:
 
     def test_a_setting_that_is_missing_is_2(self, moto_bucket: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
         server = moto_bucket.server
-        client: Any = Session().create_client(
-            "s3",
-            region_name="us-east-1",
-            endpoint_url=server.endpoint_url,
-            aws_access_key_id=server.access_key,
-            aws_secret_access_key=server.secret_key,
-        )
+        client = aws_client(server)
         rule = {"AllowedOrigins": ["https://other.example.com"], "AllowedMethods": ["GET"]}
         client.put_bucket_cors(Bucket=moto_bucket.name, CORSConfiguration={"CORSRules": [rule]})
         command = ["bucket", "check", moto_bucket.name, "--endpoint-url", server.endpoint_url, "--origin", ORIGIN]

@@ -11,13 +11,13 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import botocore.session
 import pytest
 import yaml
 
 import asyncstore
 from asyncstore.bucket import BucketAccess, user_policy
 from asyncstore.cli._app import run
+from tests._aws_clients import aws_client
 from tests._http_server import Asked, PlayedServer, serve_all
 
 if TYPE_CHECKING:
@@ -42,13 +42,7 @@ def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def on_moto(moto: S3Server, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Let all of AWS be moto, and give a client of its IAM."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", moto.endpoint_url)
-    return botocore.session.Session().create_client(
-        "iam",
-        region_name="us-east-1",
-        aws_access_key_id=moto.access_key,
-        aws_secret_access_key=moto.secret_key,
-        endpoint_url=moto.endpoint_url,
-    )
+    return aws_client(moto, "iam")
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import botocore.session
 import pytest
 
 from asyncstore.aws.settings import AwsSettings
@@ -24,6 +23,7 @@ from asyncstore.errors import (
     CredentialsError,
     UnavailableError,
 )
+from tests._aws_clients import aws_client
 from tests._http_server import Asked, PlayedServer, serve_all
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Moto:
     def __init__(self, server: S3Server) -> None:
         self.name = f"init-{uuid.uuid4().hex}"
         self.settings = AwsSettings(endpoint_url=server.endpoint_url)
-        self.client: Any = client(server, "s3")
+        self.client: Any = aws_client(server)
 
     def make(self) -> None:
         self.client.create_bucket(Bucket=self.name, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
@@ -71,16 +71,6 @@ class Moto:
 
     async def init(self, wanted: WantedBucket = WANTED, **options: Any) -> BucketReport:
         return await init_bucket(self.name, self.settings, wanted, **options)
-
-
-def client(server: S3Server, service: str) -> Any:
-    return botocore.session.Session().create_client(
-        service,
-        region_name=server.region,
-        endpoint_url=server.endpoint_url,
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
-    )
 
 
 def states(report: BucketReport) -> dict[str, State]:

@@ -8,7 +8,6 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import botocore.session
 import pytest
 
 from asyncstore.aws.settings import AwsSettings
@@ -28,6 +27,7 @@ from asyncstore.bucket import (
 )
 from asyncstore.bucket._union import besides
 from asyncstore.errors import AccessDeniedError, CredentialsError, NotFoundError
+from tests._aws_clients import aws_client
 from tests._http_server import Asked, PlayedServer, serve_all
 
 if TYPE_CHECKING:
@@ -73,13 +73,7 @@ async def iam(moto: S3Server) -> Iam:
 
 def make_iam(moto: S3Server) -> Iam:
     name = uuid.uuid4().hex[:12]
-    client = botocore.session.Session().create_client(
-        "iam",
-        region_name="us-east-1",
-        endpoint_url=moto.endpoint_url,
-        aws_access_key_id=moto.access_key,
-        aws_secret_access_key=moto.secret_key,
-    )
+    client = aws_client(moto, "iam")
     client.create_user(UserName=f"user-{name}", Path="/workers/")
     return Iam(client, AwsSettings(endpoint_url=moto.endpoint_url), f"user-{name}", name)
 

@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import pytest
 import yaml
 
@@ -30,6 +29,7 @@ from asyncstore.cli._output import Output
 from asyncstore.cli._progress import transfer_progress
 from asyncstore.services import open_services
 from asyncstore.testing.s3_stub import Fault
+from tests._aws_clients import aws_client
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,17 +78,6 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) 
 
 def documented(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> Any:
     return json.loads(printed(capsys, *arguments, "--json", code=code)[0])
-
-
-def client(bucket: Bucket) -> Any:
-    server = bucket.server
-    return boto3.client(
-        "s3",
-        endpoint_url=server.endpoint_url,
-        region_name=server.region,
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
-    )
 
 
 def test_a_dry_run_shows_what_would_happen_and_moves_nothing(
@@ -236,7 +225,7 @@ async def test_options_go_before_those_configured() -> None:
 
 def spoil(bucket: Bucket, key: str, data: bytes) -> None:
     """Replace the bytes of an object, and keep what its metadata says of them."""
-    s3 = client(bucket)
+    s3 = aws_client(bucket.server)
     metadata = s3.head_object(Bucket=bucket.name, Key=key)["Metadata"]
     s3.put_object(Bucket=bucket.name, Key=key, Body=data, Metadata=metadata)
 
@@ -285,7 +274,7 @@ def test_verify(on_s3: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
     assert catalog("put", "r") == 0
     assert printed(capsys, "verify", "r")[0] == f"2 files verified in s3://{on_s3.name}/p\n"
     spoil(on_s3, "p/r/data/b.txt", b"x")
-    client(on_s3).put_object(Bucket=on_s3.name, Key="p/r/data/c.txt", Body=b"c")
+    aws_client(on_s3.server).put_object(Bucket=on_s3.name, Key="p/r/data/c.txt", Body=b"c")
     out, error = printed(capsys, "verify", "r", code=1)
     told = "1 file verified, 1 readable but stored without a digest, 1 failed"
     assert out == f"{told} in s3://{on_s3.name}/p\n"
@@ -298,7 +287,7 @@ def test_verify(on_s3: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_sweep(on_s3: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
-    s3 = client(on_s3)
+    s3 = aws_client(on_s3.server)
     upload_id = s3.create_multipart_upload(Bucket=on_s3.name, Key="p/r/data/a.bin")["UploadId"]
     temp = f"data/{new_temp_name()}"
     write({temp: "x", "data/mine.txt": "x"})
@@ -342,7 +331,7 @@ def interrupt(stub: StubServer, arguments: Sequence[str], *, after: str) -> None
 
 def left_behind(bucket: Bucket) -> list[str]:
     """Return open uploads and temporary files."""
-    uploads = client(bucket).list_multipart_uploads(Bucket=bucket.name).get("Uploads", [])
+    uploads = aws_client(bucket.server).list_multipart_uploads(Bucket=bucket.name).get("Uploads", [])
     folders = [path for path in (Path("data"), Path("there")) if path.exists()]
     names = [path for folder in folders for path in folder.rglob(".asyncstore*")]
     return [*(upload["Key"] for upload in uploads), *map(str, names)]

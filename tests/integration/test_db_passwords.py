@@ -9,8 +9,6 @@ import os
 import pickle
 import sys
 import traceback
-import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote_plus, urlsplit
 
@@ -22,9 +20,11 @@ from asyncstore.errors import AccessDeniedError, ConfigurationError, Credentials
 from asyncstore.models import StepLog
 from asyncstore.runlog.db import DBRunLogStore, create_tables
 from asyncstore.testing.pgbouncer import is_installed, pgbouncer_server
+from tests._postgres_roles import login_role
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
 
     from asyncstore.testing.postgres import PostgresServer
 
@@ -45,19 +45,8 @@ class Secrets:
 @pytest.fixture
 async def role(postgres_url: str) -> AsyncIterator[str]:
     """Make a role that must log in with its password, and the URL that it does so with."""
-    name = f"scott_{uuid.uuid4().hex}"
-    connection = await asyncpg.connect(postgres_url)
-    await connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
-    await connection.execute(f"GRANT ALL ON SCHEMA public TO {name}")
-    rules = Path(await connection.fetchval("SHOW hba_file"))
-    await asyncio.to_thread(lambda: rules.write_text(f"local all {name} scram-sha-256\n{rules.read_text()}"))
-    await connection.fetchval("SELECT pg_reload_conf()")
-    yield postgres_url.replace("//postgres@", f"//{name}:${{password}}@").replace(
-        "//postgres:@", f"//{name}:${{password}}@"
-    )
-    await connection.execute(f"DROP OWNED BY {name}")
-    await connection.execute(f"DROP ROLE {name}")
-    await connection.close()
+    async with login_role(postgres_url, PASSWORD) as url:
+        yield url
 
 
 @pytest.fixture

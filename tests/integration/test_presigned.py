@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
 
-import boto3
 import pytest
 import yaml
 
@@ -37,6 +36,7 @@ from asyncstore.errors import (
     UnsafePathError,
 )
 from asyncstore.objects.memory import MemoryObjectStore
+from tests._aws_clients import aws_client
 from tests._http_server import Asked, PlayedServer, serve_all
 
 if TYPE_CHECKING:
@@ -135,18 +135,7 @@ def changed(url: str, **query: str) -> str:
 
 
 def head(bucket: Bucket, key: str) -> Any:
-    return client(bucket).head_object(Bucket=bucket.name, Key=key)
-
-
-def client(bucket: Bucket) -> Any:
-    server = bucket.server
-    return boto3.client(
-        "s3",
-        endpoint_url=server.endpoint_url,
-        region_name=server.region,
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
-    )
+    return aws_client(bucket.server).head_object(Bucket=bucket.name, Key=key)
 
 
 # Downloads.
@@ -297,7 +286,9 @@ async def test_uploads_are_written_as_configured(s3_stub: StubServer, checked_bu
         found = head(checked_bucket, f"team/r/data/{name}")
         assert (found["SSEKMSKeyId"], found["StorageClass"]) == (key, "STANDARD_IA")
         assert found["Metadata"] == {"owner": "x"}
-        tags = client(checked_bucket).get_object_tagging(Bucket=checked_bucket.name, Key=f"team/r/data/{name}")
+        tags = aws_client(checked_bucket.server).get_object_tagging(
+            Bucket=checked_bucket.name, Key=f"team/r/data/{name}"
+        )
         assert tags["TagSet"] == [{"Key": "team", "Value": "a b+c"}]
 
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import ClientError
-from botocore.session import Session
 
 from asyncstore.testing.servers import ServerError
+from tests._aws_clients import aws_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,14 +22,7 @@ ALIAS = "arn:aws:kms:eu-west-1:123456789012:alias/logs"
 
 @pytest.fixture
 def client(stub_bucket: Bucket) -> Any:
-    server = stub_bucket.server
-    return Session().create_client(
-        "s3",
-        region_name=server.region,
-        endpoint_url=server.endpoint_url,
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
-    )
+    return aws_client(stub_bucket.server)
 
 
 @pytest.fixture
