@@ -6,7 +6,6 @@ import asyncio
 import os
 import time
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from asyncstore._core.threads import in_stoppable_thread
@@ -24,6 +23,9 @@ BULKY_BYTES = 64 * 1024
 
 LOOK_S = 0.04
 """How long must have passed, to tell from it what the threads wait for."""
+
+TICK_S = 0.1
+"""How often that is looked at while threads work for long."""
 
 DISK_SHARE = 0.5
 """Share of their time that threads spend in local files, from which on another one helps..."""
@@ -59,7 +61,10 @@ class LocalTurns:
         self._places = asyncio.Semaphore(self.threads)
         self._surplus = 0
         self._local_s = 0.0
-        self._looked = (time.monotonic(), time.process_time(), 0.0)
+        self._running = 0
+        self._running_at_s = time.monotonic()
+        self._ticking: asyncio.TimerHandle | None = None
+        self._looked = (self._running_at_s, time.process_time(), 0.0)
 
     def __repr__(self) -> str:
         return f"<LocalTurns of {self.threads} threads, at most {self._most}>"
@@ -79,17 +84,20 @@ class LocalTurns:
     async def run(self, work: Callable[[Stop], R]) -> R:
         """Return what ``work(stop)`` does, all of it in local files, in a thread that has a turn."""
         async with self.turn():
+            self._count(+1)
             try:
-                return await in_stoppable_thread(partial(self._timed, work))
+                return await in_stoppable_thread(work)
             finally:
+                self._count(-1)
                 self.look()
 
     def worked(self, seconds: float) -> None:
-        """Note that a thread spent so long in local files."""
+        """Note that a thread, not one of :meth:`run`, spent so long in local files; in any thread."""
         self._local_s += seconds
 
     def look(self) -> None:
         """Let more have turns, or fewer, if that is worth it; on the loop."""
+        self._count(0)
         then_s, cpu_s, local_s = self._looked
         now_s, now_cpu_s = time.monotonic(), time.process_time()
         passed_s = now_s - then_s
@@ -104,12 +112,22 @@ class LocalTurns:
         elif busy > CONTENDED:
             self._resize(max(1, self.threads // 2))
 
-    def _timed(self, work: Callable[[Stop], R], stop: Stop) -> R:
-        began_s = time.perf_counter()
-        try:
-            return work(stop)
-        finally:
-            self.worked(time.perf_counter() - began_s)
+    def _count(self, change: int) -> None:
+        """Note for how long threads of :meth:`run` have worked, and that there is one more or fewer."""
+        now_s = time.monotonic()
+        self._local_s += self._running * (now_s - self._running_at_s)
+        self._running_at_s = now_s
+        self._running += change
+        if self._running and self._ticking is None:
+            self._ticking = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+        elif not self._running and self._ticking is not None:
+            self._ticking.cancel()
+            self._ticking = None
+
+    def _tick(self) -> None:
+        # Who works at a slow disk may take long to come back, and others wait for a turn.
+        self._ticking = None
+        self.look()
 
     def _resize(self, threads: int) -> None:
         for _ in range(self.threads, threads):

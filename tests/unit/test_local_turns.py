@@ -132,15 +132,27 @@ async def test_a_place_that_is_given_up_is_nobody_elses(clocks: Clocks) -> None:
         assert turns.threads == 2
 
 
-async def test_work_in_a_thread_is_timed_and_stopped_when_its_caller_is_cancelled(clocks: Clocks) -> None:
+async def test_others_begin_while_one_waits_long_for_the_disk() -> None:
     turns = LocalTurns(MOST)
+    all_began, number = asyncio.Event(), iter(range(1, MOST + 1))
+    loop = asyncio.get_running_loop()
+    end = threading.Event()
 
-    def slow(_: Stop) -> str:
-        clocks.pass_by(1.0, busy=0.0)
-        return "done"
+    def wait(_: Stop) -> None:
+        if next(number) == 3:
+            loop.call_soon_threadsafe(all_began.set)
+        end.wait()
 
-    assert await turns.run(slow) == "done"
-    assert turns.threads == 2
+    async with asyncio.TaskGroup() as group:
+        for _ in range(3):
+            group.create_task(turns.run(wait))
+        await all_began.wait()
+        end.set()
+    assert turns.threads >= 3
+
+
+async def test_work_is_stopped_when_its_caller_is_cancelled() -> None:
+    turns = LocalTurns(MOST)
     began, ended = threading.Event(), threading.Event()
 
     def endless(stop: Stop) -> None:
@@ -155,6 +167,7 @@ async def test_work_in_a_thread_is_timed_and_stopped_when_its_caller_is_cancelle
     with pytest.raises(asyncio.CancelledError):
         await call
     assert ended.is_set()
+    assert await turns.run(lambda stop: stop()) is False
 
 
 def test_the_mean_of_nothing_is_nothing() -> None:
