@@ -183,7 +183,8 @@ class PlayedServer:
         self._listener.close()
         for stream in list(self._streams):
             with contextlib.suppress(OSError):
-                stream.shutdown(socket.SHUT_RDWR)
+                # Not what SSLSocket makes of it: its thread would find itself without TLS in the middle of a call.
+                socket.socket.shutdown(stream, socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join(PATIENCE_S)
             assert not thread.is_alive(), "the server still waits"
