@@ -12,6 +12,7 @@ from asyncstore._core.threads import in_stoppable_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection
+    from contextlib import AbstractAsyncContextManager
 
     from asyncstore._core.threads import Stop
     from asyncstore.catalog._plan import Sized
@@ -36,7 +37,37 @@ BUSY = 0.7
 CONTENDED = 1.25
 """... and from so much on they hold each other up: at the interpreter, and at the folder that they write to."""
 
+AHEAD = 2
+"""What is made ready for turns, small files at a time, beyond what has one: more would only fill the memory."""
+
 R = TypeVar("R")
+
+
+class _Places:
+    """Places, of which more or fewer may be had as time goes on; those that are taken stay so until they are left."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._taken = 0
+        self._changed = asyncio.Event()
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """Have one within the block."""
+        while self._taken >= self._count:
+            self._changed.clear()
+            await self._changed.wait()
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
+            self._changed.set()
+
+    def resize(self, count: int) -> None:
+        """Let there be so many."""
+        self._count = count
+        self._changed.set()
 
 
 class LocalTurns:
@@ -58,8 +89,8 @@ class LocalTurns:
         self._bulky = mean_bytes >= BULKY_BYTES
         self.threads = max(1, min(most, os.cpu_count() or 1)) if self._bulky else 1
         """How many have a turn at a time."""
-        self._places = asyncio.Semaphore(self.threads)
-        self._surplus = 0
+        self._turns = _Places(self.threads)
+        self._ahead = _Places(most if self._bulky else self.threads + AHEAD)
         self._local_s = 0.0
         self._running = 0
         self._running_at_s = time.monotonic()
@@ -69,17 +100,13 @@ class LocalTurns:
     def __repr__(self) -> str:
         return f"<LocalTurns of {self.threads} threads, at most {self._most}>"
 
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
+    def turn(self) -> AbstractAsyncContextManager[None]:
         """Have a turn within the block."""
-        await self._places.acquire()
-        try:
-            yield
-        finally:
-            if self._surplus:
-                self._surplus -= 1
-            else:
-                self._places.release()
+        return self._turns.one()
+
+    def ahead(self) -> AbstractAsyncContextManager[None]:
+        """Hold within the block what is made ready for a turn, and have that, too."""
+        return self._ahead.one()
 
     async def run(self, work: Callable[[Stop], R]) -> R:
         """Return what ``work(stop)`` does, all of it in local files, in a thread that has a turn."""
@@ -130,13 +157,9 @@ class LocalTurns:
         self.look()
 
     def _resize(self, threads: int) -> None:
-        for _ in range(self.threads, threads):
-            if self._surplus:
-                self._surplus -= 1
-            else:
-                self._places.release()
-        self._surplus += max(0, self.threads - threads)
         self.threads = threads
+        self._turns.resize(threads)
+        self._ahead.resize(threads + AHEAD)
 
 
 def mean_bytes(files: Collection[Sized]) -> int:

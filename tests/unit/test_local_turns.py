@@ -12,7 +12,7 @@ import pytest
 
 from asyncstore._core.concurrency import for_each
 from asyncstore.catalog import _disk
-from asyncstore.catalog._disk import BULKY_BYTES, BUSY, CONTENDED, DISK_SHARE, LOOK_S, LocalTurns, mean_bytes
+from asyncstore.catalog._disk import AHEAD, BULKY_BYTES, BUSY, CONTENDED, DISK_SHARE, LOOK_S, LocalTurns, mean_bytes
 
 if TYPE_CHECKING:
     from asyncstore._core.threads import Stop
@@ -99,6 +99,30 @@ async def test_no_more_have_a_turn_at_a_time_than_there_are_places(clocks: Clock
 
     await for_each(work, range(40), limit=MOST)
     assert most == 2
+
+
+async def test_what_is_made_ready_grows_with_the_turns(clocks: Clocks) -> None:
+    async def most_ahead(turns: LocalTurns) -> int:
+        most = now = 0
+
+        async def work(_: int) -> None:
+            nonlocal most, now
+            async with turns.ahead():
+                now += 1
+                most = max(most, now)
+                await asyncio.sleep(0)
+                now -= 1
+
+        await for_each(work, range(40), limit=20)
+        return most
+
+    turns = LocalTurns(MOST)
+    assert await most_ahead(turns) == 1 + AHEAD
+    look_after(turns, clocks, busy=0.0, local=1.0)
+    assert await most_ahead(turns) == 2 + AHEAD
+    look_after(turns, clocks, busy=CONTENDED + 0.1, local=1.0)
+    assert await most_ahead(turns) == 1 + AHEAD
+    assert await most_ahead(LocalTurns(MOST, BULKY_BYTES)) == MOST
 
 
 async def test_a_place_that_is_given_up_is_nobody_elses(clocks: Clocks) -> None:

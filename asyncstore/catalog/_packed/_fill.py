@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from asyncstore.catalog._packed._room import room_for
 from asyncstore.catalog._scan import read_file
 from asyncstore.catalog._tally import FileError
 from asyncstore.catalog._upload import local_file
@@ -74,7 +75,7 @@ def fill(files: Sequence[PlannedFile], stop: Stop) -> Filled:
         ClosedError: ``stop`` said so.
     """
     # One byte more than all of them, by which each shows if it has grown.
-    buffer = memoryview(bytearray(sum(file.size_bytes for file in files) + 1))
+    buffer = room_for(sum(file.size_bytes for file in files) + 1)
     landed: list[PlannedFile] = []
     offsets: list[int] = []
     digests: list[str] = []

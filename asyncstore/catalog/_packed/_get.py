@@ -63,7 +63,7 @@ class PackedGet:
 
     async def _move(self, turns: LocalTurns, piece: Piece[PlannedFile]) -> None:
         try:
-            async with piece_read(self._passage, piece) as (buffer, _):
+            async with turns.ahead(), piece_read(self._passage, piece) as (buffer, _):
                 outcomes = await turns.run(partial(self._land_all, piece, buffer))
         except AsyncStoreError as error:
             fail_all(self._tally, [self._place.full_name(file.name) for file in piece.files], error)

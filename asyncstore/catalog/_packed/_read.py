@@ -6,8 +6,8 @@ import hashlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from asyncstore._core.threads import in_thread
 from asyncstore._core.traffic import charge_down
+from asyncstore.catalog._packed._room import room_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -36,7 +36,7 @@ async def piece_read(passage: Passage, piece: Piece[Any]) -> AsyncIterator[tuple
     """
     size_bytes = piece.size_bytes
     async with passage.alone(charge_down(size_bytes, size_bytes + _REQUEST_BYTES), size_bytes) as transfer:
-        buffer = await in_thread(_room_for, size_bytes)
+        buffer = room_for(size_bytes)
 
         def take(block: memoryview, offset: int) -> None:
             at = offset - piece.start
@@ -45,11 +45,6 @@ async def piece_read(passage: Passage, piece: Piece[Any]) -> AsyncIterator[tuple
         if size_bytes:
             await passage.lane.store.read_into(piece.pack, (piece.start, piece.end), take, transfer=transfer)
         yield buffer, transfer
-
-
-def _room_for(size_bytes: int) -> memoryview:
-    # In a thread: to fill megabytes with zeros holds up the loop.
-    return memoryview(bytearray(size_bytes))
 
 
 def bytes_of(file: Packed, piece: Piece[Any], buffer: memoryview) -> memoryview:
