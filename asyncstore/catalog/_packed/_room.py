@@ -13,4 +13,7 @@ def room_for(size_bytes: int) -> memoryview:
 
     What ``malloc`` gives for megabytes comes from the heap once some such have been freed (glibc), and stays there.
     """
-    return memoryview(mmap.mmap(-1, size_bytes)) if size_bytes else memoryview(b"")
+    if not size_bytes:
+        return memoryview(b"")
+    # By default it would be shared with processes that are forked meanwhile.
+    return memoryview(mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
