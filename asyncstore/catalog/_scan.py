@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RACY_NS",
+    "READ",
     "EmptyFolder",
     "Identity",
     "LocalFile",
     "changed",
+    "is_still",
     "opened",
     "read_file",
     "real_folder",
@@ -175,7 +177,7 @@ def read_file(file: LocalFile) -> tuple[bytes, str]:
     path, identity = file.path, file.identity
     size_bytes = identity.size_bytes
     try:
-        descriptor = os.open(path, _READ)
+        descriptor = os.open(path, READ)
         try:
             # First of all: to read what has come in its place, a FIFO or a device, may have effects.
             _check(file, descriptor)
@@ -202,7 +204,7 @@ def opened(file: LocalFile) -> Iterator[int]:
         NotFoundError: it is gone.
     """
     try:
-        descriptor = os.open(file.path, _READ)
+        descriptor = os.open(file.path, READ)
         try:
             _check(file, descriptor)
             yield descriptor
@@ -218,6 +220,11 @@ def opened(file: LocalFile) -> Iterator[int]:
 def changed(file: LocalFile) -> IntegrityError:
     """Return the error for a file that is not as it was seen."""
     return IntegrityError(f"{file.path!r} changed while it was read: put it when its writer is done")
+
+
+def is_still(identity: Identity, descriptor: int) -> bool:
+    """Tell whether an open file is the one that was seen."""
+    return bool(_of_status(os.fstat(descriptor)) == identity[1:])
 
 
 def test_of(matcher: Matcher) -> Callable[[str], object]:
@@ -321,8 +328,8 @@ def _node(path: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-# Non-blocking, in case that a FIFO has taken the file's place.
-_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+"""How a file is opened that was seen: non-blocking, in case that a FIFO has taken its place."""
 
 
 _of_status = attrgetter("st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
@@ -330,7 +337,7 @@ _of_status = attrgetter("st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
 
 
 def _check(file: LocalFile, descriptor: int) -> None:
-    if _of_status(os.fstat(descriptor)) != file.identity[1:]:
+    if not is_still(file.identity, descriptor):
         raise changed(file)
 
 

@@ -32,9 +32,6 @@ __all__ = ["Upload"]
 
 PARTS_AT_ONCE = 16
 
-_new = tuple.__new__
-"""Makes a named tuple at half of what its own constructor takes; there are many."""
-
 NO_METADATA: Mapping[str, str] = {}
 NO_SUMS: Sequence[int] = ()
 
@@ -136,4 +133,5 @@ class Upload:
 def local_file(file: PlannedFile) -> LocalFile:
     """Return the file that a plan means."""
     assert file.identity is not None
-    return _new(LocalFile, (file.name, file.path, file.identity, file.mode or 0, file.seen_ns))
+    # At half of what its own constructor takes; there are many.
+    return tuple.__new__(LocalFile, (file.name, file.path, file.identity, file.mode or 0, file.seen_ns))

@@ -154,14 +154,18 @@ async def test_keys_that_are_refused_anew_are_not_renewed_for_ever(
             assert sts.granted - before == renewals
 
 
-async def test_one_object_that_gives_no_reason_costs_one_renewal_and_nobody_else(
-    stub: WatchedStub, bucket: Bucket, sts: FakeSts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So S3 answers the HEAD of an object whose key for encryption the customer keeps, without it."""
-    monkeypatch.setattr("asyncstore.aws.credentials.GIVEN_ANEW_S", 0.0)
+def seal(stub: WatchedStub, sts: FakeSts) -> None:
+    """Let the HEAD of one object be refused as S3 does where the customer keeps its key for encryption, without it."""
     stub.answer = lambda request: (
         Answer(400, b"") if request.method == "HEAD" and request.key == "sealed" else sts.refusal_of(request)
     )
+
+
+async def test_one_object_that_gives_no_reason_costs_one_renewal_and_nobody_else(
+    stub: WatchedStub, bucket: Bucket, sts: FakeSts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncstore.aws.credentials.GIVEN_ANEW_S", 0.0)
+    seal(stub, sts)
     async with store_with(bucket, sts) as store:
         await store.put("there", b"there")
         for _ in range(3):
@@ -176,9 +180,7 @@ async def test_one_object_that_gives_no_reason_while_sts_is_down(
     stub: WatchedStub, bucket: Bucket, sts: FakeSts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asyncstore.aws.credentials.GIVEN_ANEW_S", 0.0)
-    stub.answer = lambda request: (
-        Answer(400, b"") if request.method == "HEAD" and request.key == "sealed" else sts.refusal_of(request)
-    )
+    seal(stub, sts)
     async with store_with(bucket, sts) as store:
         await store.put("there", b"there")
         sts.refuses = lambda _: (503, "ServiceUnavailable")

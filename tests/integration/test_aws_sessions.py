@@ -449,44 +449,44 @@ async def test_container_role(metadata: FakeMetadata, monkeypatch: pytest.Monkey
     assert [headers["authorization"] for _, headers in metadata.asked] == ["container-token"]
 
 
+def on_an_instance(metadata: FakeMetadata, monkeypatch: pytest.MonkeyPatch, expires_at: datetime) -> str:
+    """Let this be an instance with a role, and return the path of its keys."""
+    monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata.url)
+    role = "/latest/meta-data/iam/security-credentials/"
+    path = f"{role}my-role"
+    metadata.answers |= {
+        "/latest/api/token": "imds-token",
+        role: "my-role",
+        path: handed_out("instance", expires_at),
+    }
+    return path
+
+
 @pytest.mark.usefixtures("no_keys")
 @pytest.mark.parametrize("seconds", [300, 3600])
 async def test_instance_role_expires_when_it_does(
     metadata: FakeMetadata, monkeypatch: pytest.MonkeyPatch, seconds: int
 ) -> None:
     expires_at = soon(seconds)
-    monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
-    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata.url)
-    role = "/latest/meta-data/iam/security-credentials/"
-    metadata.answers |= {
-        "/latest/api/token": "imds-token",
-        role: "my-role",
-        f"{role}my-role": handed_out("instance", expires_at),
-    }
+    path = on_an_instance(metadata, monkeypatch, expires_at)
     found = await found_by()
     assert found == Credentials("instance", "secret-of-instance", "token-of-instance", expires_at)
-    assert [path for path, _ in metadata.asked].count(f"{role}my-role") == 1
+    assert [asked for asked, _ in metadata.asked].count(path) == 1
 
 
 @pytest.mark.usefixtures("no_keys")
 async def test_an_instance_may_give_keys_beyond_their_expiry(
     metadata: FakeMetadata, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
-    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata.url)
-    role = "/latest/meta-data/iam/security-credentials/"
-    metadata.answers |= {
-        "/latest/api/token": "imds-token",
-        role: "my-role",
-        f"{role}my-role": handed_out("instance", soon(-300)),
-    }
+    path = on_an_instance(metadata, monkeypatch, soon(-300))
     provider = CredentialProvider(AwsSettings())
     found = await provider.get()
     assert (found.access_key_id, found.token) == ("instance", "token-of-instance")
     assert found.expires_at is not None
     assert timedelta(minutes=4) < found.expires_at - datetime.now(UTC) <= timedelta(minutes=5)
     assert await provider.get() is found
-    assert [path for path, _ in metadata.asked].count(f"{role}my-role") == 1
+    assert [asked for asked, _ in metadata.asked].count(path) == 1
     told = [record.getMessage() for record in caplog.records if record.name.startswith("asyncstore")]
     assert len(told) == 1
     assert "they are used for now" in told[0]

@@ -15,6 +15,9 @@ from asyncstore.catalog import _disk
 from asyncstore.catalog._disk import AHEAD, BULKY_BYTES, BUSY, CONTENDED, DISK_SHARE, LOOK_S, LocalTurns, mean_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
     from asyncstore._core.threads import Stop
 
 MOST = 8
@@ -84,45 +87,36 @@ async def test_large_files_have_a_thread_for_each_processor(clocks: Clocks) -> N
     assert LocalTurns(MOST, BULKY_BYTES - 1).threads == 1
 
 
-async def test_no_more_have_a_turn_at_a_time_than_there_are_places(clocks: Clocks) -> None:
-    turns = LocalTurns(MOST)
-    look_after(turns, clocks, busy=0.0, local=1.0)
+async def most_within(place: Callable[[], AbstractAsyncContextManager[None]]) -> int:
+    """Return how many of many callers are within the block at a time."""
     most = now = 0
 
     async def work(_: int) -> None:
         nonlocal most, now
-        async with turns.turn():
+        async with place():
             now += 1
             most = max(most, now)
             await asyncio.sleep(0)
             now -= 1
 
-    await for_each(work, range(40), limit=MOST)
-    assert most == 2
+    await for_each(work, range(40), limit=20)
+    return most
+
+
+async def test_no_more_have_a_turn_at_a_time_than_there_are_places(clocks: Clocks) -> None:
+    turns = LocalTurns(MOST)
+    look_after(turns, clocks, busy=0.0, local=1.0)
+    assert await most_within(turns.turn) == 2
 
 
 async def test_what_is_made_ready_grows_with_the_turns(clocks: Clocks) -> None:
-    async def most_ahead(turns: LocalTurns) -> int:
-        most = now = 0
-
-        async def work(_: int) -> None:
-            nonlocal most, now
-            async with turns.ahead():
-                now += 1
-                most = max(most, now)
-                await asyncio.sleep(0)
-                now -= 1
-
-        await for_each(work, range(40), limit=20)
-        return most
-
     turns = LocalTurns(MOST)
-    assert await most_ahead(turns) == 1 + AHEAD
+    assert await most_within(turns.ahead) == 1 + AHEAD
     look_after(turns, clocks, busy=0.0, local=1.0)
-    assert await most_ahead(turns) == 2 + AHEAD
+    assert await most_within(turns.ahead) == 2 + AHEAD
     look_after(turns, clocks, busy=CONTENDED + 0.1, local=1.0)
-    assert await most_ahead(turns) == 1 + AHEAD
-    assert await most_ahead(LocalTurns(MOST, BULKY_BYTES)) == MOST
+    assert await most_within(turns.ahead) == 1 + AHEAD
+    assert await most_within(LocalTurns(MOST, BULKY_BYTES).ahead) == MOST
 
 
 async def test_a_place_that_is_given_up_is_nobody_elses(clocks: Clocks) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from asyncstore.catalog._packed._room import room_for
-from asyncstore.catalog._scan import read_file
+from asyncstore.catalog._scan import READ, is_still, read_file
 from asyncstore.catalog._tally import FileError
 from asyncstore.catalog._upload import local_file
 from asyncstore.errors import AsyncStoreError, ClosedError
@@ -102,16 +101,18 @@ def fill(files: Sequence[PlannedFile], stop: Stop) -> Filled:
 
 def _read_fast(file: PlannedFile, room: memoryview) -> bool:
     """Read a file into ``room``, which has a byte more than it; return whether all of the very file that was seen."""
+    identity = file.identity
+    assert identity is not None
     try:
-        descriptor = os.open(file.path, _READ)
+        descriptor = os.open(file.path, READ)
     except OSError:
         return False
     try:
         # First of all: to read what has come in its place, a FIFO or a device, may have effects.
         return (
-            _of_status(os.fstat(descriptor)) == file.identity
+            is_still(identity, descriptor)
             and os.readv(descriptor, (room,)) == file.size_bytes
-            and _of_status(os.fstat(descriptor)) == file.identity
+            and is_still(identity, descriptor)
         )
     except OSError:
         return False
@@ -127,10 +128,4 @@ def _read_again(file: PlannedFile, room: memoryview) -> None:
         raise FileError(error) from error
 
 
-_of_status = attrgetter("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
-"""Makes of what ``stat`` says what an :class:`Identity` is equal to."""
-
 _sha256 = hashlib.sha256
-
-# Non-blocking, in case that a FIFO has taken the file's place.
-_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
