@@ -179,6 +179,7 @@ class Moving:
         return {"cache": self._crew.new_cache(), **({"layout": self._layout} if self._layout else {})}
 
     def _measured(self, work: Callable[[], dict[str, float]]) -> Sample:
+        self._crew.scratch.touch_memory(self._tree.total_bytes)
         return measure(self._crew.target, work, amount(self._tree))
 
     def _attempt(self, name: str, work: Callable[[], None]) -> None:
