@@ -44,10 +44,10 @@ RUN = "run"
 VICTIM = "sub/victim"
 OLD = b"what was there before"
 
-SIZES = {"small": 4 * KIB, "medium": 3 * MIB, "large": short_or_full(24, 40) * MIB}
+SIZES = {"small": 4 * KIB, "medium": 5 * MIB, "large": short_or_full(24, 40) * MIB}
 """Of one request of many in a hop to a thread, one range or put, and several ranges or parts."""
 
-OTHERS = {"a": 4 * KIB, "sub/b": 2 * MIB, "z/c": 100, "z/empty": 0}
+OTHERS = {"a": 4 * KIB, "sub/b": 2 * MIB, "z/medium": 5 * MIB, "z/c": 100, "z/empty": 0}
 
 
 @dataclass

@@ -90,11 +90,12 @@ class Budget:
     def __repr__(self) -> str:
         return (
             f"<Budget {self._line_taken / self._line:.0%} of the line, "
-            f"{self._memory_taken}/{self._memory_limit} bytes, {len(self._waiting)} waiting>"
+            f"{self._memory_taken}/{self.memory_bytes} bytes, {len(self._waiting)} waiting>"
         )
 
     @property
-    def _memory_limit(self) -> int:
+    def memory_bytes(self) -> int:
+        """Most bytes held now."""
         return max(self._allowed, default=self._memory)
 
     @property
@@ -144,7 +145,7 @@ class Budget:
 
     def _fits(self, charge: Charge) -> bool:
         line, memory = self._line_taken + charge.line_bytes_s, self._memory_taken + charge.memory_bytes
-        return (line <= self._line or not self._line_taken) and (memory <= self._memory_limit or not self._memory_taken)
+        return (line <= self._line or not self._line_taken) and (memory <= self.memory_bytes or not self._memory_taken)
 
     def _take(self, charge: Charge) -> None:
         self._line_taken += charge.line_bytes_s

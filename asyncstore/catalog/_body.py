@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from asyncstore.catalog._scan import changed, opened
+from asyncstore._core.memory import room_for
+from asyncstore.catalog._scan import changed, fill, opened
 from asyncstore.errors import ClosedError
 from asyncstore.objects._crc32 import joined
 from asyncstore.objects.bodies import BLOCK_BYTES
@@ -109,11 +110,11 @@ class LocalBody:
     def _blocks(self, start: int, end: int, *, compares: bool) -> Iterator[memoryview]:
         with opened(self.file) as descriptor:
             # Not beyond a block's end, so that all blocks but the first are those that the sums are of.
-            buffer = memoryview(bytearray(min(BLOCK_BYTES, max(1, end - start))))
+            buffer = room_for(min(BLOCK_BYTES, max(1, end - start)))
             while start < end:
                 size = min(BLOCK_BYTES - start % BLOCK_BYTES, end - start)
                 block = buffer[:size]
-                if _fill(descriptor, block, start) < size or (compares and not self._is_as_hashed(block, start)):
+                if fill(descriptor, block, start) < size or (compares and not self._is_as_hashed(block, start)):
                     raise changed(self.file)
                 yield block
                 start += size
@@ -161,10 +162,10 @@ def hash_file(file: LocalFile, stop: Callable[[], bool], *, summed: bool = False
 def _read(file: LocalFile, descriptor: int, *, buffers: int, summed: bool) -> Generator[Read, None, None]:
     """Yield the blocks of a file, each valid until so many more have been asked for; unsummed, CRC32s are zero."""
     size_bytes = min(BLOCK_BYTES, max(1, file.size_bytes))
-    memory = itertools.cycle([memoryview(bytearray(size_bytes)) for _ in range(buffers)])
+    memory = itertools.cycle([room_for(size_bytes) for _ in range(buffers)])
     for start in range(0, file.size_bytes, BLOCK_BYTES):
         block = next(memory)[: file.size_bytes - start]
-        if _fill(descriptor, block, start) < len(block):
+        if fill(descriptor, block, start) < len(block):
             raise changed(file)
         yield block, zlib.crc32(block) if summed else 0
 
@@ -197,11 +198,3 @@ def _ahead(items: Iterator[T], count: int) -> Generator[T, None, None]:
     finally:
         wanted.put(False)
         thread.join()
-
-
-def _fill(descriptor: int, block: memoryview, offset: int) -> int:
-    """Read until a block is full or the file ends, and return how much was read."""
-    filled = 0
-    while filled < len(block) and (read := os.preadv(descriptor, [block[filled:]], offset + filled)):
-        filled += read
-    return filled

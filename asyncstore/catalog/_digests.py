@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from asyncstore._core.concurrency import for_each
 from asyncstore._core.threads import in_stoppable_thread, in_thread
 from asyncstore.catalog._body import hash_file
-from asyncstore.catalog._plan import SMALL_BYTES, batches
+from asyncstore.catalog._plan import batches
 from asyncstore.catalog._scan import read_file
 from asyncstore.errors import AsyncStoreError
+from asyncstore.objects.bodies import BLOCK_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from asyncstore.catalog._known import Known
     from asyncstore.catalog._scan import LocalFile
 
-__all__ = ["local_digests"]
+__all__ = ["HASHERS", "local_digests"]
 
 HASHERS = min(8, os.cpu_count() or 1)
 """Hashing fills a core each."""
@@ -41,8 +42,8 @@ async def local_digests(files: Sequence[LocalFile], known: Known | None) -> Mapp
     if len(found) == len(files):
         return found
     missing = [file for file in files if file.name not in found]
-    large = [[file] for file in missing if file.size_bytes > SMALL_BYTES]
-    small = [file for file in missing if file.size_bytes <= SMALL_BYTES]
+    large = [[file] for file in missing if file.size_bytes > BLOCK_BYTES]
+    small = [file for file in missing if file.size_bytes <= BLOCK_BYTES]
     await for_each(hash_batch, [*large, *batches(small, workers=HASHERS)], limit=HASHERS)
     if known is not None and news:
         await in_thread(known.remember_files, news)
@@ -55,7 +56,7 @@ def _hash_all(files: Sequence[LocalFile], stop: Stop) -> list[tuple[LocalFile, s
         if stop():
             break
         try:
-            if file.size_bytes > SMALL_BYTES:
+            if file.size_bytes > BLOCK_BYTES:
                 found.append((file, hash_file(file, stop).digest))
             else:
                 found.append((file, read_file(file)[1]))

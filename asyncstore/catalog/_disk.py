@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from asyncstore._core.threads import in_stoppable_thread
+from asyncstore.catalog._plan import BULKY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from asyncstore.catalog._plan import Sized
 
 __all__ = ["LocalTurns", "mean_bytes"]
-
-BULKY_BYTES = 64 * 1024
-"""From files of this size on, it is hashing and copying what takes longest, which threads can do side by side."""
 
 LOOK_S = 0.04
 """How long must have passed, to tell from it what the threads wait for."""

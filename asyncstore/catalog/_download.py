@@ -115,7 +115,7 @@ class _Hands:
         """Ask for an object."""
         return SmallGet(file.source, SMALL_BYTES)
 
-    def end(self, file: PlannedFile, _: SmallGet, answer: tuple[ObjectMeta, bytes]) -> _Landed | FileError:
+    def end(self, file: PlannedFile, _: SmallGet, answer: tuple[ObjectMeta, bytes | memoryview]) -> _Landed | FileError:
         """Write a file."""
         meta, data = answer
         digest = hashlib.sha256(data).hexdigest()
@@ -126,7 +126,7 @@ class _Hands:
                 return FileError(error)
         return _Landed(digest, meta)
 
-    def _land(self, file: PlannedFile, meta: ObjectMeta, data: bytes, digest: str) -> None:
+    def _land(self, file: PlannedFile, meta: ObjectMeta, data: bytes | memoryview, digest: str) -> None:
         folders = self._folders
         if time.monotonic() - self._looked_up_s > KNOWN_S:
             folders.forget()

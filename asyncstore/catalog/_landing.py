@@ -19,6 +19,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 from asyncstore._core.files import TEMP_PREFIX, claim, new_temp_name
+from asyncstore._core.memory import room_for
 from asyncstore.catalog._folders import NEW_FILE, Folders, base_of, parent_of, translated
 from asyncstore.catalog._room import reserve
 from asyncstore.errors import ClosedError, IntegrityError, UnavailableError, UnsafePathError
@@ -205,7 +206,7 @@ class Landing:
         _write_at(self._descriptor, self._trailer.header, self._trailer.size_bytes)
 
     def _blocks(self, start: int, end: int) -> Iterator[memoryview]:
-        buffer = memoryview(bytearray(min(_BLOCK_BYTES, max(1, end - start))))
+        buffer = room_for(min(_BLOCK_BYTES, max(1, end - start)))
         while start < end:
             read = os.preadv(self._descriptor, [buffer[: end - start]], start)
             if not read:

@@ -109,7 +109,7 @@ class Lane:
         wanted = max(1, min(len(items), self.workers // threads, most_at_once(charge)))
         budget = process_budget()
         async with self.window.several(wanted) as granted:
-            charged = charge_for_many(charge, granted)
+            charged = charge_for_many(charge, granted, budget.memory_bytes)
             async with budget.claim(charged):
                 yield Share(items, granted, wanted, charged.memory_bytes, window=self.window, budget=budget)
 

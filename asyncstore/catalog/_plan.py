@@ -28,7 +28,10 @@ __all__ = [
 
 MIB = 1024 * 1024
 
-SMALL_BYTES = MIB
+BULKY_BYTES = 64 * 1024
+"""From files of this size on, it is hashing and copying what takes longest, which threads can do side by side."""
+
+SMALL_BYTES = 4 * MIB
 """Files up to this size go whole, many in one hop to a thread."""
 
 RANGE_BYTES = 8 * MIB

@@ -17,6 +17,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from asyncstore._core.files import PART_NAME, TEMP_NAME
+from asyncstore._core.memory import MAPPED_BYTES, room_for
 from asyncstore.catalog._paths import reserved
 from asyncstore.errors import AsyncStoreError, IntegrityError, NotFoundError, UnsafePathError
 from asyncstore.objects._errors import from_file_error
@@ -34,6 +35,7 @@ __all__ = [
     "Identity",
     "LocalFile",
     "changed",
+    "fill",
     "is_still",
     "opened",
     "read_file",
@@ -165,9 +167,9 @@ def walk(root: str, matcher: Matcher, *, leave_out: str = "") -> Iterator[LocalF
             yield EmptyFolder(folder.name[:-1])
 
 
-def read_file(file: LocalFile) -> tuple[bytes, str]:
+def read_file(file: LocalFile) -> tuple[bytes | memoryview, str]:
     """
-    Return the bytes of a small file and their SHA-256 in hex.
+    Return the bytes of a file that goes whole, and their SHA-256 in hex.
 
     Raises:
         IntegrityError: the file is not the one that was seen, or changed while it was read.
@@ -181,9 +183,7 @@ def read_file(file: LocalFile) -> tuple[bytes, str]:
         try:
             # First of all: to read what has come in its place, a FIFO or a device, may have effects.
             _check(file, descriptor)
-            data = os.read(descriptor, size_bytes + 1)
-            while 0 < len(data) < size_bytes and (more := os.read(descriptor, size_bytes + 1 - len(data))):
-                data += more
+            data = _read(descriptor, size_bytes)
             _check(file, descriptor)
         finally:
             os.close(descriptor)
@@ -215,6 +215,14 @@ def opened(file: LocalFile) -> Iterator[int]:
         raise
     except OSError as error:
         raise _from_reading(error, file) from error
+
+
+def fill(descriptor: int, block: memoryview, offset: int) -> int:
+    """Read until a block is full or the file ends, and return how much was read."""
+    filled = 0
+    while filled < len(block) and (read := os.preadv(descriptor, [block[filled:]], offset + filled)):
+        filled += read
+    return filled
 
 
 def changed(file: LocalFile) -> IntegrityError:
@@ -334,6 +342,17 @@ READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _of_status = attrgetter("st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
 """Not the device: a shared file system has another number on each machine, and plans may be run elsewhere."""
+
+
+def _read(descriptor: int, size_bytes: int) -> bytes | memoryview:
+    """Read a file that should have so many bytes; if it has more, perhaps one more."""
+    if size_bytes >= MAPPED_BYTES:
+        data = room_for(size_bytes)
+        return data[: fill(descriptor, data, 0)]
+    read = os.read(descriptor, size_bytes + 1)
+    while 0 < len(read) < size_bytes and (more := os.read(descriptor, size_bytes + 1 - len(read))):
+        read += more
+    return read
 
 
 def _check(file: LocalFile, descriptor: int) -> None:

@@ -24,8 +24,11 @@ LONGEST_S = 10.0
 MOST_ITEMS = 5000
 """So many are done, and their results taken care of."""
 
-MEMORY_BYTES = 8 * MIB
-"""What requests of one thread hold at once, unless a single one is larger."""
+MEMORY_SHARE = 1 / 4
+"""Of what the process may hold, this much is for the requests of one thread..."""
+
+LEAST_MEMORY_BYTES = 8 * MIB
+"""... but not less than this, unless they need less; a single one may be larger."""
 
 REQUEST_BYTES = 64 * 1024
 """What a request holds besides its payload."""
@@ -38,10 +41,10 @@ def most_at_once(charge: Charge) -> int:
     return max(1, int(LINE_BYTES_S / 2 / charge.line_bytes_s))
 
 
-def charge_for_many(charge: Charge, count: int) -> Charge:
-    """Return what many requests are charged together."""
-    memory = min(count * (charge.memory_bytes + REQUEST_BYTES), MEMORY_BYTES)
-    return Charge(count * charge.line_bytes_s, memory)
+def charge_for_many(charge: Charge, count: int, memory_bytes: int) -> Charge:
+    """Return what many requests of one thread are charged together, where the process may hold ``memory_bytes``."""
+    most = max(LEAST_MEMORY_BYTES, int(memory_bytes * MEMORY_SHARE))
+    return Charge(count * charge.line_bytes_s, min(count * (charge.memory_bytes + REQUEST_BYTES), most))
 
 
 class Share(Generic[S]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from asyncstore._core.threads import in_stoppable_thread, in_thread
 from asyncstore._core.traffic import charge_up
 from asyncstore.catalog._body import LocalBody, hash_file, is_fresh
 from asyncstore.catalog._crew import SmallMoves
+from asyncstore.catalog._digests import HASHERS
 from asyncstore.catalog._metadata import file_metadata
 from asyncstore.catalog._mover import Mover
 from asyncstore.catalog._notes import Notes
@@ -70,6 +72,7 @@ class Upload:
         self._passage = passage
         self._place = place
         self._tally = tally
+        self._hashing = asyncio.Semaphore(HASHERS)
         self.digests: dict[str, str] = {}
         """Of what is in the catalog now, by name; failures are in the tally."""
         self._notes: Notes[tuple[PlannedFile, str, str]] = Notes(self._remember)
@@ -106,8 +109,9 @@ class Upload:
         fresh = is_fresh(local)
         if not digest or fresh:
             summed = fresh or (await store.capabilities()).checksums
-            with of_one_file():
-                digest, sums = await in_stoppable_thread(partial(hash_file, local, summed=summed))
+            async with self._hashing:
+                with of_one_file():
+                    digest, sums = await in_stoppable_thread(partial(hash_file, local, summed=summed))
         advanced = partial(self._tally.advance, self._place.full_name(file.name))
         etag = await store.put_file(
             self._place.key(file.name),

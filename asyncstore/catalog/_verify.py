@@ -74,7 +74,7 @@ class Verification:
         """Ask for a small object; see :class:`Hands`."""
         return SmallGet(listed.key, SMALL_BYTES)
 
-    def end(self, _: ObjectMeta, __: SmallGet, answer: tuple[ObjectMeta, bytes]) -> tuple[ObjectMeta, str]:
+    def end(self, _: ObjectMeta, __: SmallGet, answer: tuple[ObjectMeta, bytes | memoryview]) -> tuple[ObjectMeta, str]:
         """Hash it; see :class:`Hands`."""
         meta, data = answer
         return meta, hashlib.sha256(data).hexdigest()

@@ -93,8 +93,13 @@ class Reply:
     status: int
     headers: Mapping[str, str]
     """Under names in lower case."""
-    body: bytes = b""
-    """Empty if somebody received it in blocks."""
+    data: bytes | memoryview = b""
+    """The body; empty if somebody received it in blocks."""
+
+    @property
+    def body(self) -> bytes:
+        """The body; copied, so large ones are better had as :attr:`data`."""
+        return bytes(self.data)
 
 
 class Line:
@@ -139,10 +144,10 @@ class Line:
         finally:
             if isinstance(body, Generator):
                 body.close()
-        said = incoming.body
+        reply = Reply(answer.status, answer.headers, incoming.body)
         if _is_failure(answer.status):
-            raise _refusal(request, answer, said.decode(errors="replace"), signed_s)
-        return Reply(answer.status, answer.headers, said)
+            raise _refusal(request, answer, reply.body.decode(errors="replace"), signed_s)
+        return reply
 
     def _head(self, request: Request, outgoing: Outgoing, keys: Credentials) -> bytes:
         path = f"{self._base}/{quote(request.key, safe='/~')}" if request.key else self._base or "/"
@@ -181,7 +186,7 @@ class _Incoming:
         self._collected: Collected | None = None
 
     @property
-    def body(self) -> bytes:
+    def body(self) -> bytes | memoryview:
         return b"" if self._collected is None else self._collected.body
 
     def sink(self, head: Head, size_bytes: int) -> Sink:

@@ -122,9 +122,9 @@ def _understood(verb: SmallVerb, reply: Reply) -> Answer:
         case SmallPut():
             return canonical_etag(reply.headers.get("etag"))
         case SmallGet(key, most_bytes):
-            meta = _described(key, reply, len(reply.body))
+            meta = _described(key, reply, len(reply.data))
             check_size(meta, most_bytes)
-            return meta, reply.body
+            return meta, reply.data
         case SmallHead(key):
             return _described(key, reply, None)
 

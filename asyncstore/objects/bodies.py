@@ -7,6 +7,7 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
+from asyncstore._core.memory import room_for
 from asyncstore.errors import AsyncStoreError, IntegrityError, UnsafePathError
 from asyncstore.objects._errors import from_file_error
 from asyncstore.objects.base import BLOCK_BYTES
@@ -97,7 +98,7 @@ class PathBody:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 self._check(descriptor)
-                buffer = memoryview(bytearray(min(BLOCK_BYTES, end - start)))
+                buffer = room_for(min(BLOCK_BYTES, end - start))
                 while start < end:
                     read = os.preadv(descriptor, [buffer[: end - start]], start)
                     if not read:

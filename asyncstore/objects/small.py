@@ -32,7 +32,7 @@ class SmallPut(NamedTuple):
     """An object to write; it is answered with the ETag."""
 
     key: str
-    data: bytes
+    data: bytes | memoryview
     metadata: Mapping[str, str]
     digest: str = ""
     """SHA-256 of the data in hex, if it is known."""
@@ -57,7 +57,7 @@ class SmallHead(NamedTuple):
 
 
 SmallVerb: TypeAlias = SmallPut | SmallGet | SmallHead
-Answer: TypeAlias = "str | tuple[ObjectMeta, bytes] | ObjectMeta | AsyncStoreError"
+Answer: TypeAlias = "str | tuple[ObjectMeta, bytes | memoryview] | ObjectMeta | AsyncStoreError"
 
 
 class Job(NamedTuple):
@@ -166,7 +166,7 @@ class BridgedObjects:
             raise ClosedError("the caller was cancelled")
         match verb:
             case SmallPut(key, data, metadata):
-                return await self._store.put(key, data, metadata=metadata)
+                return await self._store.put(key, bytes(data), metadata=metadata)
             case SmallGet(key, most_bytes):
                 meta, read = await self._store.get(key)
                 check_size(meta, most_bytes)

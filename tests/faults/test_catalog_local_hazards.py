@@ -77,7 +77,7 @@ async def test_a_full_disk_stops_all_and_leaves_whole_files(tmp_path: Path, size
 async def test_a_file_that_may_not_be_so_large_fails_alone(
     s3_stub: StubServer, stub_bucket: Bucket, tmp_path: Path
 ) -> None:
-    sizes = {"a": 10, "b/large": 20 * MIB, "b/medium": 2 * MIB, "c": MIB}
+    sizes = {"a": 10, "b/large": 20 * MIB, "b/medium": 5 * MIB, "c": MIB}
     write(tmp_path / "source", {name: random_bytes(size) for name, size in sizes.items()})
     async with confined_process(stub_bucket.options, {"RLIMIT_FSIZE": 8 * MIB}) as worker:
         digests = (await moved_by(worker, "put", tmp_path / "source"))["digests"]

@@ -58,7 +58,7 @@ def permissions(folder: Path) -> dict[str, int]:
 MODES = [0o755, 0o600, 0o444, 0o640, 0o777, 0o400, 0o4755, 0o2755, 0o1644]
 
 
-@pytest.mark.parametrize("size", [0, 4 * KIB, 3 * MIB, 17 * MIB])
+@pytest.mark.parametrize("size", [0, 4 * KIB, 3 * MIB, 5 * MIB, 17 * MIB])
 async def test_modes_and_times_go_round(catalog: S3Catalog, tmp_path: Path, size: int) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     for mode in MODES if size < MIB else [0o755, 0o600, 0o444, 0o4755]:
@@ -183,7 +183,7 @@ NUMBER = 1000
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
     write(tmp_path / "many", {f"{number % 10}/{number}": random_bytes(100, number) for number in range(NUMBER)})
-    write(tmp_path / "many", {"large": random_bytes(20 * MIB), "medium": random_bytes(2 * MIB)})
+    write(tmp_path / "many", {"large": random_bytes(20 * MIB), "medium": random_bytes(5 * MIB)})
     return tmp_path / "many"
 
 

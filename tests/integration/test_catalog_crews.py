@@ -40,7 +40,7 @@ async def test_threads_help_where_the_disk_is_slow(
     most = 0
     read = read_file
 
-    def read_slowly(file: Any) -> tuple[bytes, str]:
+    def read_slowly(file: Any) -> tuple[bytes | memoryview, str]:
         nonlocal most
         inside.add(threading.get_ident())
         most = max(most, len(inside))

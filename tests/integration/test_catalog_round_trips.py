@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from asyncstore.catalog import Catalog, FileSystemCatalog, S3Catalog, TransferProgress
+from asyncstore.catalog._plan import BULKY_BYTES, RANGE_BYTES, SMALL_BYTES
 from asyncstore.errors import InvalidValueError, NotFoundError, UnsafePathError
 from asyncstore.objects.memory import MemoryObjectStore
 
@@ -134,6 +135,16 @@ async def test_neighbours_are_left_alone(catalog: Catalog, data: Path, tmp_path:
     await catalog.delete("run")
     assert await listed(catalog, "run") == {}
     assert len(await listed(catalog, "run-2")) == len(TREE)
+
+
+async def test_files_at_the_limits_of_each_way_to_move_them(catalog: Catalog, tmp_path: Path) -> None:
+    sizes = [limit + more for limit in (BULKY_BYTES, SMALL_BYTES, RANGE_BYTES) for more in (-1, 0, 1)]
+    contents = {f"{size}": os.urandom(size) for size in sizes}
+    write(tmp_path / "data", contents)
+    put = await catalog.put("**", "run", tmp_path / "data")
+    got = await catalog.get("**", "run", tmp_path / "out" / "data")
+    assert {name: (tmp_path / "out" / "data" / name).read_bytes() for name in contents} == contents
+    assert hashes(put) == hashes(got)
 
 
 async def test_a_large_file_goes_both_ways(catalog: Catalog, tmp_path: Path) -> None:

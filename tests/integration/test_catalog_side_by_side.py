@@ -173,7 +173,7 @@ class Growing(FolderObjectStore):
 
 
 async def test_an_object_that_has_grown_is_not_taken_into_memory(tmp_path: Path) -> None:
-    write_tree(tmp_path / "store", {"run/data/large": bytes(3 * MIB), "run/data/small": b"x"})
+    write_tree(tmp_path / "store", {"run/data/large": bytes(5 * MIB), "run/data/small": b"x"})
     async with Growing(tmp_path / "store") as store, Catalog(store) as catalog:
         with pytest.raises(TransferError, match="has grown") as caught:
             await catalog.get("**", "run", local_folder=tmp_path / "out")

@@ -87,7 +87,7 @@ async def test_a_file_and_a_folder_of_one_name_do_not_get_in(
 
 
 async def test_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
-    contents = [bytes([number]) * 3 * MIB for number in range(4)]
+    contents = [bytes([number]) * 5 * MIB for number in range(4)]
     for number, data in enumerate(contents):
         write(tmp_path / str(number) / "data", {"a": data, "b": data[:100]})
     async with FileSystemCatalog(catalog_location=str(tmp_path / "catalog")) as catalog:

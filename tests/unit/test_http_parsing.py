@@ -65,7 +65,7 @@ class Talk:
                     self._serve(connection, waiting, closes)
                     connection = next(wait)
         except StopIteration as ended:
-            self.body = collected[-1].body if collected else b""
+            self.body = bytes(collected[-1].body) if collected else b""
             head: Head = ended.value
             return head
 

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from asyncstore.catalog._packed._room import room_for
+from asyncstore._core.memory import room_for
 from asyncstore.catalog._scan import READ, is_still, read_file
 from asyncstore.catalog._tally import FileError
 from asyncstore.catalog._upload import local_file

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from asyncstore._core.concurrency import both, map_bounded
+from asyncstore._core.memory import room_for
 from asyncstore._core.threads import in_thread
 from asyncstore._core.traffic import charge_down
 from asyncstore.catalog._packed._index import decode
@@ -164,7 +165,7 @@ async def _read(
 
 
 async def _read_one(lane: Lane, meta: ObjectMeta) -> FoundIndex | None:
-    data = memoryview(bytearray(meta.size_bytes))
+    data = room_for(meta.size_bytes)
 
     def take(block: memoryview, offset: int) -> None:
         data[offset : offset + len(block)] = block

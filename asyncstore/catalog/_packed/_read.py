@@ -6,8 +6,8 @@ import hashlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from asyncstore._core.memory import room_for
 from asyncstore._core.traffic import charge_down
-from asyncstore.catalog._packed._room import room_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

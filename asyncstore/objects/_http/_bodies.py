@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from asyncstore._core.memory import room_for
 from asyncstore.objects._http._parsing import MalformedError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Collected:
     def __init__(self, size_bytes: int, most_bytes: int) -> None:
         if size_bytes > most_bytes:
             raise TooLongError(f"the answer has a body of {size_bytes} bytes")
-        self._whole = bytearray(_PIECE_BYTES if size_bytes < 0 else size_bytes)
+        self._whole = room_for(_PIECE_BYTES if size_bytes < 0 else size_bytes)
         self._filled = 0
         self._most_bytes = most_bytes
 
@@ -58,8 +59,10 @@ class Collected:
         if self._filled == len(self._whole):
             if self._filled >= self._most_bytes:
                 raise TooLongError("the answer has a body without end")
-            self._whole = self._whole + bytes(max(len(self._whole), _PIECE_BYTES))
-        return memoryview(self._whole)[self._filled :]
+            larger = room_for(2 * max(len(self._whole), _PIECE_BYTES))
+            larger[: self._filled] = self._whole
+            self._whole = larger
+        return self._whole[self._filled :]
 
     def add(self, count: int) -> None:
         """Take note of bytes; see :class:`Sink`."""
@@ -69,11 +72,9 @@ class Collected:
         """Do nothing."""
 
     @property
-    def body(self) -> bytes:
+    def body(self) -> memoryview:
         """What has come."""
-        return (
-            bytes(self._whole) if self._filled == len(self._whole) else bytes(memoryview(self._whole)[: self._filled])
-        )
+        return self._whole[: self._filled]
 
 
 class Blocks:
@@ -87,7 +88,7 @@ class Blocks:
 
     def __init__(self, take: Callable[[memoryview], None], block_bytes: int) -> None:
         self._take = take
-        self._block = memoryview(bytearray(max(1, block_bytes)))
+        self._block = room_for(max(1, block_bytes))
         self._filled = 0
 
     def room(self) -> memoryview:
