@@ -100,7 +100,7 @@ async def move_small(moves: SmallMoves[S, D], items: Sequence[S], passage: Passa
         except _HopelessError as error:
             raise error.cause from error.cause.__cause__
         except UnavailableError:
-            if not state.moved or len(state.waiting) >= STREAK:
+            if not tally.settled or len(state.waiting) >= STREAK:
                 raise
             # The others are done, so it is nothing but these.
             for item in state.waiting:
@@ -265,7 +265,7 @@ class _Round(Generic[S, D]):
     def _fail_for_now(self, item: S, error: UnavailableError) -> None:
         failures, name = self._state.failures, self._moves.name_of(item)
         tries = 1 + (failures[name][1] if name in failures else 0)
-        if not error.throttled and PATIENCE.attempts is not None and tries >= PATIENCE.attempts and self._state.moved:
+        if not error.throttled and PATIENCE.attempts is not None and tries >= PATIENCE.attempts and self._tally.settled:
             self._tally.fail(name, error)
             return
         failures[name] = error, tries

@@ -119,6 +119,11 @@ class Tally:
         return self._failed
 
     @property
+    def settled(self) -> int:
+        """How many files were moved, or failed, so far."""
+        return len(self._done) + len(self._failed)
+
+    @property
     def _total(self) -> int:
         return len(self._sizes) + self._same
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from asyncstore.catalog import S3Catalog
+from asyncstore._core.retry import RetryPolicy
+from asyncstore.catalog import S3Catalog, _crew
 from asyncstore.errors import (
     AccessDeniedError,
     AsyncStoreError,
@@ -17,6 +18,7 @@ from asyncstore.errors import (
     ConflictError,
     IntegrityError,
     NotFoundError,
+    UnavailableError,
 )
 from asyncstore.testing.s3_stub import Fault
 from asyncstore.testing.s3_stub._content import Content
@@ -217,6 +219,21 @@ async def test_an_object_that_goes_away_before_it_is_read_fails_alone(tmp_path: 
         scene.content.delete(scene.key())
         error = await failing(scene.catalog.run(plan), NotFoundError, scene)
         assert scene.key() in str(error)
+        scene.check_target(sha256(OLD))
+
+
+@pytest.mark.parametrize("size_bytes", [4 * KIB, MIB])
+async def test_an_object_that_never_comes_fails_alone_if_it_is_the_only_one_of_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int
+) -> None:
+    monkeypatch.setattr(_crew, "PATIENCE", RetryPolicy(attempts=2, initial_delay_s=0.05))
+    async with stored_scene(tmp_path, size_bytes) as scene:
+        like = [name for name, data in scene.tree.items() if (len(data) < MIB) == (size_bytes < MIB) and name != VICTIM]
+        for name in like:
+            scene.content.delete(scene.key(name))
+            del scene.tree[name]
+        scene.stub.faults = [Fault("internal_error", operation=GET, key=KEY)]
+        await failing(scene.get(), UnavailableError, scene)
         scene.check_target(sha256(OLD))
 
 
