@@ -106,6 +106,8 @@ class Tally:
         self._failed: dict[str, Exception] = {}
         self._retries = 0
         self._last = ""
+        self.settled = 0
+        """How many objects were moved, or have failed."""
 
     def __repr__(self) -> str:
         return (
@@ -119,22 +121,19 @@ class Tally:
         return self._failed
 
     @property
-    def settled(self) -> int:
-        """How many files were moved, or failed, so far."""
-        return len(self._done) + len(self._failed)
-
-    @property
     def _total(self) -> int:
         return len(self._sizes) + self._same
 
     def done(self, name: str) -> None:
-        """Note a file as moved; what is no file, such as an empty folder, does not count."""
+        """Note a file as moved; what is no file, such as an empty folder, does not count but in :attr:`settled`."""
+        self.settled += 1
         if name in self._sizes:
             self._done.append(name)
             self._settle(name)
 
     def done_all(self, names: Sequence[str]) -> None:
         """Note many as :meth:`done` does, and tell of them at once."""
+        self.settled += len(names)
         files = [name for name in names if name in self._sizes]
         if files:
             self._done += files
@@ -171,6 +170,7 @@ class Tally:
 
     def fail(self, name: str, error: Exception) -> None:
         """Note that a file could not be moved."""
+        self.settled += 1
         self._failed[name] = error
         self._settle(name)
 

@@ -237,6 +237,19 @@ async def test_an_object_that_never_comes_fails_alone_if_it_is_the_only_one_of_i
         scene.check_target(sha256(OLD))
 
 
+async def test_a_file_that_never_goes_fails_alone_beside_empty_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_crew, "PATIENCE", RetryPolicy(attempts=2, initial_delay_s=0.05))
+    async with watched_scene(tmp_path, MIB) as scene:
+        for name in [name for name in scene.tree if name != VICTIM]:
+            (scene.source / name).unlink()
+            del scene.tree[name]
+        scene.stub.faults = [Fault("internal_error", operation="PutObject", key=KEY)]
+        await failing(scene.put(), UnavailableError, scene)
+        assert scene.content.objects
+
+
 def replace_victim(scene: Scene, data: bytes) -> None:
     """Do what another writer would."""
     scene.store(VICTIM, data)
