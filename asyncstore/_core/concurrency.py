@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-__all__ = ["both", "ended", "for_each", "map_bounded", "settle", "shielded", "to_its_end"]
+__all__ = ["both", "ended", "for_each", "map_bounded", "settle", "shielded", "side_by_side", "to_its_end"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -76,6 +76,11 @@ async def both(first: Callable[[], Awaitable[T]], second: Callable[[], Awaitable
     calls: list[Callable[[], Awaitable[Any]]] = [first, second]
     one, other = await map_bounded(lambda call: call(), calls, limit=2)
     return one, other
+
+
+async def side_by_side(*calls: Callable[[], Awaitable[None]]) -> None:
+    """Await calls at the same time; if one fails the others are cancelled, and its error is raised itself."""
+    await for_each(lambda call: call(), calls, limit=len(calls))
 
 
 async def shielded(cleanup: Awaitable[None], *, deadline_s: float = CLEANUP_DEADLINE_S) -> None:

@@ -21,7 +21,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from asyncstore._core.memory import room_for
-from asyncstore.catalog._scan import changed, fill, opened
+from asyncstore.catalog._scan import changed, opened, read_at
 from asyncstore.errors import ClosedError
 from asyncstore.objects._crc32 import joined
 from asyncstore.objects.bodies import BLOCK_BYTES
@@ -114,7 +114,7 @@ class LocalBody:
             while start < end:
                 size = min(BLOCK_BYTES - start % BLOCK_BYTES, end - start)
                 block = buffer[:size]
-                if fill(descriptor, block, start) < size or (compares and not self._is_as_hashed(block, start)):
+                if read_at(descriptor, block, start) < size or (compares and not self._is_as_hashed(block, start)):
                     raise changed(self.file)
                 yield block
                 start += size
@@ -165,7 +165,7 @@ def _read(file: LocalFile, descriptor: int, *, buffers: int, summed: bool) -> Ge
     memory = itertools.cycle([room_for(size_bytes) for _ in range(buffers)])
     for start in range(0, file.size_bytes, BLOCK_BYTES):
         block = next(memory)[: file.size_bytes - start]
-        if fill(descriptor, block, start) < len(block):
+        if read_at(descriptor, block, start) < len(block):
             raise changed(file)
         yield block, zlib.crc32(block) if summed else 0
 

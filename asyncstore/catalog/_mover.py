@@ -6,7 +6,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from asyncstore._core.concurrency import for_each
+from asyncstore._core.concurrency import for_each, side_by_side
 from asyncstore.catalog._crew import move_small
 from asyncstore.catalog._plan import BULKY_BYTES, RANGE_BYTES, SMALL_BYTES, Sized
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from asyncstore.catalog._lane import Passage
     from asyncstore.catalog._tally import Tally
 
-__all__ = ["LARGE_AT_ONCE", "Mover"]
+__all__ = ["Mover"]
 
 LARGE_AT_ONCE = 4
 """Large objects on their way at the same time; each has many parts or ranges on its way."""
@@ -42,13 +42,12 @@ class Mover(Generic[S, D]):
     async def run(self, items: Sequence[S]) -> None:
         """Move all."""
         tiny, small, medium, large = _by_size(items)
-        lanes: list[Callable[[], Awaitable[None]]] = [
+        await side_by_side(
             lambda: self._each(large, LARGE_AT_ONCE),
             lambda: self._each(medium, MEDIUM_AT_ONCE),
             lambda: self._many(small),
             lambda: self._many(tiny),
-        ]
-        await for_each(lambda lane: lane(), lanes, limit=len(lanes))
+        )
 
     async def _each(self, items: Sequence[S], most: int) -> None:
         await for_each(self._one, items, limit=max(1, min(most, len(items))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from asyncstore._core.concurrency import both
+from asyncstore._core.concurrency import side_by_side
 from asyncstore._core.threads import in_thread
 from asyncstore.catalog._copy import Copy
 from asyncstore.catalog._download import Download
@@ -70,11 +70,9 @@ async def run_plan(
     else:
         upload, copy = Upload(passage, place, tally), Copy(passage, place, tally)
         packed = PackedMoves(passage, place, tally, plan)
-        await both(
-            lambda: both(
-                lambda: upload.run([file for file in packed.others if file.action == "upload"]),
-                lambda: copy.run([file for file in packed.others if file.action == "copy"]),
-            ),
+        await side_by_side(
+            lambda: upload.run([file for file in packed.others if file.action == "upload"]),
+            lambda: copy.run([file for file in packed.others if file.action == "copy"]),
             packed.run,
         )
         digests |= upload.digests | copy.digests | packed.digests
@@ -105,7 +103,7 @@ async def _get(
     await in_thread(check_folding, root, [*(file.name for file in decided.moves.files), *decided.same])
     download = Download(passage, place, root=root, keep_times=keep_times, tally=tally)
     unpack = PackedGet(passage, place, root=root, keep_times=keep_times, tally=tally)
-    await both(
+    await side_by_side(
         lambda: download.run([file for file in wanted if not file.pack]),
         lambda: unpack.run([file for file in wanted if file.pack]),
     )
@@ -128,7 +126,7 @@ async def verify_run(
     tally = Tally({name: meta.size_bytes for name, meta in metas.items()}, on_progress)
     passage = Passage(lane, bytes_s=bytes_s, on_retry=tally.retry)
     verification, packed = Verification(passage, place, tally), PackedVerification(passage, place, tally)
-    await both(
+    await side_by_side(
         lambda: verification.run([meta for meta in metas.values() if not isinstance(meta, PackedMeta)]),
         lambda: packed.run([meta for meta in metas.values() if isinstance(meta, PackedMeta)]),
     )

@@ -35,9 +35,9 @@ __all__ = [
     "Identity",
     "LocalFile",
     "changed",
-    "fill",
     "is_still",
     "opened",
+    "read_at",
     "read_file",
     "real_folder",
     "test_of",
@@ -217,7 +217,7 @@ def opened(file: LocalFile) -> Iterator[int]:
         raise _from_reading(error, file) from error
 
 
-def fill(descriptor: int, block: memoryview, offset: int) -> int:
+def read_at(descriptor: int, block: memoryview, offset: int) -> int:
     """Read until a block is full or the file ends, and return how much was read."""
     filled = 0
     while filled < len(block) and (read := os.preadv(descriptor, [block[filled:]], offset + filled)):
@@ -348,7 +348,7 @@ def _read(descriptor: int, size_bytes: int) -> bytes | memoryview:
     """Read a file that should have so many bytes; if it has more, perhaps one more."""
     if size_bytes >= MAPPED_BYTES:
         data = room_for(size_bytes)
-        return data[: fill(descriptor, data, 0)]
+        return data[: read_at(descriptor, data, 0)]
     read = os.read(descriptor, size_bytes + 1)
     while 0 < len(read) < size_bytes and (more := os.read(descriptor, size_bytes + 1 - len(read))):
         read += more
