@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from asyncstore.catalog._found import Found
 from asyncstore.catalog._paths import is_marker, reserved
 from asyncstore.catalog._plan import SAME, PlannedFile
+from asyncstore.catalog._scan import SIZE as FILE_SIZE
+from asyncstore.objects.listed import KEY, SIZE, Listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
 
-    from asyncstore.catalog._scan import LocalFile
+    from asyncstore.catalog._scan import LocalFile, LocalFiles
     from asyncstore.objects.base import ObjectMeta
+    from asyncstore.objects.listed import Row
 
 __all__ = [
     "EXECUTION_LOG",
@@ -22,6 +26,7 @@ __all__ = [
     "decide_put",
     "decide_sync",
     "doubts_of_put",
+    "of_same_size",
     "same_on_both_sides",
 ]
 
@@ -54,50 +59,70 @@ class Sides:
 
 @dataclass(frozen=True, slots=True)
 class Doubts:
-    """What must be looked into before a put can be planned."""
+    """What must be looked into before it can be decided."""
 
-    files: list[LocalFile]
+    files: LocalFiles
     """Files whose digests decide."""
-    objects: list[ObjectMeta]
+    objects: Sequence[ObjectMeta]
     """Objects whose digests decide."""
 
 
-def doubts_of_put(files: Iterable[LocalFile], known: Sides) -> Doubts:
+def of_same_size(files: LocalFiles, objects: Mapping[str, ObjectMeta]) -> Doubts:
+    """Return what has the same name and size on both sides."""
+    found = Found.of(objects)
+    names: list[str] = []
+    rows: list[Row] = []
+    listed = found.rows
+    for name, file in files.rows.items():
+        there = listed.get(name)
+        if there is not None and there[SIZE] == file[FILE_SIZE]:
+            names.append(name)
+            rows.append(there)
+    others = {name: files.rows.get(name) for name in found.others}
+    alike = [name for name, file in others.items() if file and found.others[name].size_bytes == file[FILE_SIZE]]
+    metas = [found.others[name] for name in alike]
+    return Doubts(files.some(names + alike), [*Listed(rows), *metas] if metas else Listed(rows))
+
+
+def doubts_of_put(files: LocalFiles, known: Sides) -> Doubts:
     """Return whose digests are needed: of what has the same size on both sides, and of what was synced before."""
-    doubtful: list[LocalFile] = []
-    objects: list[ObjectMeta] = []
     existing, base, synced = known.existing, known.base, known.synced
     if not base and not synced:
-        for file in files:
-            there = existing.get(file.name)
-            if there is not None and there.size_bytes == file.identity.size_bytes:
-                doubtful.append(file)
-                objects.append(there)
-        return Doubts(doubtful, objects)
-    for file in files:
-        there = existing.get(file.name)
-        same = [one for one in (there, base.get(file.name)) if one is not None and one.size_bytes == file.size_bytes]
-        if same or (there is not None and file.name in synced):
-            doubtful.append(file)
+        return of_same_size(files, existing)
+    doubtful: list[str] = []
+    objects: list[ObjectMeta] = []
+    for name, file in files.rows.items():
+        there = existing.get(name)
+        same = [one for one in (there, base.get(name)) if one is not None and one.size_bytes == file[FILE_SIZE]]
+        if same or (there is not None and name in synced):
+            doubtful.append(name)
             objects += same
-    return Doubts(doubtful, objects)
+    return Doubts(files.some(doubtful), objects)
 
 
 def same_on_both_sides(
-    files: Iterable[LocalFile], objects: Mapping[str, ObjectMeta], known: Sides
+    files: LocalFiles, objects: Mapping[str, ObjectMeta], known: Sides
 ) -> dict[str, tuple[int, str]]:
     """
     Return size and digest, by name, of files that are the same as the objects of their names.
 
     :func:`decide_put` and :func:`decide_get` would have them skipped, and take longer to say so.
     """
-    local, remote = known.local, known.remote
-    found: dict[str, tuple[int, str]] = {}
-    for name, _, (_, _, size_bytes, _, _), _, _ in files:
-        meta, digest = objects.get(name), local.get(name)
-        if digest and meta is not None and meta.size_bytes == size_bytes and remote.get(meta.key) == digest:
-            found[name] = size_bytes, digest
-    return found
+    found = Found.of(objects)
+    local, remote, listed = known.local, known.remote, found.rows
+    same = {
+        name: (file[FILE_SIZE], digest)
+        for name, file in files.rows.items()
+        if (digest := local.get(name))
+        and (there := listed.get(name)) is not None
+        and there[SIZE] == file[FILE_SIZE]
+        and remote.get(there[KEY]) == digest
+    }
+    for name, meta in found.others.items():
+        file, digest = files.rows.get(name), local.get(name, "")
+        if file and digest and meta.size_bytes == file[FILE_SIZE] and remote.get(meta.key) == digest:
+            same[name] = meta.size_bytes, digest
+    return same
 
 
 def decide_put(file: LocalFile, known: Sides) -> PlannedFile:

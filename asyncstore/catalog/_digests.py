@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from asyncstore._core.threads import Stop
     from asyncstore.catalog._known import Known
-    from asyncstore.catalog._scan import LocalFile
+    from asyncstore.catalog._scan import LocalFile, LocalFiles
 
 __all__ = ["HASHERS", "local_digests"]
 
@@ -27,7 +27,7 @@ HASHERS = min(8, os.cpu_count() or 1)
 """Hashing fills a core each."""
 
 
-async def local_digests(files: Sequence[LocalFile], known: Known | None) -> Mapping[str, str]:
+async def local_digests(files: LocalFiles, known: Known | None) -> Mapping[str, str]:
     """
     Return the SHA-256 of files by name, without those that cannot be read or change meanwhile.
 
@@ -41,7 +41,7 @@ async def local_digests(files: Sequence[LocalFile], known: Known | None) -> Mapp
 
     if len(found) == len(files):
         return found
-    missing = [file for file in files if file.name not in found]
+    missing = [files[name] for name in files if name not in found]
     large = [[file] for file in missing if file.size_bytes > BLOCK_BYTES]
     small = [file for file in missing if file.size_bytes <= BLOCK_BYTES]
     await for_each(hash_batch, [*large, *batches(small, workers=HASHERS)], limit=HASHERS)

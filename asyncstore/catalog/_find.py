@@ -11,10 +11,12 @@ from asyncstore.catalog._packed._find import find_listed, find_named
 from asyncstore.catalog._paths import is_marker
 from asyncstore.errors import AccessDeniedError
 from asyncstore.objects.base import Listing
+from asyncstore.objects.listed import SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
+    from asyncstore.catalog._found import Found
     from asyncstore.catalog._lane import Lane
     from asyncstore.catalog._packed._find import Look
     from asyncstore.catalog._paths import Place
@@ -32,9 +34,7 @@ RANGES_LIMIT = 4
 PAGE = 1000
 
 
-async def find(
-    lane: Lane, place: Place, matcher: Matcher, names: Sequence[str] | None, look: Look = "needed"
-) -> dict[str, ObjectMeta]:
+async def find(lane: Lane, place: Place, matcher: Matcher, names: Sequence[str] | None, look: Look = "needed") -> Found:
     """
     Return, by name, what the run has of ``names``, if these are known (no wildcards) and few.
 
@@ -55,8 +55,8 @@ async def find_around(
     names: Sequence[str],
     look: Look = "shown",
     *,
-    listed: dict[str, ObjectMeta] | None = None,
-) -> dict[str, ObjectMeta]:
+    listed: Found | None = None,
+) -> Found:
     """
     Return what :func:`find` does, and what the run has that is in the way of ``names``.
 
@@ -108,21 +108,21 @@ async def list_all(lane: Lane, place: Place, folder: str = "") -> dict[str, Obje
     return found
 
 
-async def real_files(lane: Lane, found: Mapping[str, ObjectMeta]) -> dict[str, ObjectMeta]:
+async def real_files(lane: Lane, found: Found) -> Found:
     """
     Return what is no folder marker of what was listed.
 
     The AWS console makes a folder by an empty object whose key ends in ``/``, and listings show it without the slash,
     like an empty file; a HEAD tells them apart.
     """
-    doubtful = [
-        meta for name, meta in found.items() if not meta.size_bytes and not meta.metadata and not is_marker(name)
-    ]
+    unlike = (name for name, meta in found.others.items() if not meta.size_bytes and not meta.metadata)
+    empty = [*(name for name, row in found.rows.items() if not row[SIZE]), *unlike]
+    doubtful = {name: found[name] for name in empty if not is_marker(name)}
     if not doubtful:
-        return dict(found)
-    real = await lane.digests(doubtful)
-    markers = {meta.key for meta in doubtful} - real.keys()
-    return {name: meta for name, meta in found.items() if meta.key not in markers}
+        return found
+    real = await lane.digests(list(doubtful.values()))
+    markers = {name for name, meta in doubtful.items() if meta.key not in real}
+    return found.only(lambda name: name not in markers)
 
 
 async def _heads(lane: Lane, place: Place, names: Sequence[str]) -> dict[str, ObjectMeta]:

@@ -20,11 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from asyncstore.catalog._cachefile import CacheFile, transaction
+from asyncstore.catalog._scan import DEVICE, INODE, Identity, LocalFiles
+from asyncstore.objects.listed import ETAG, KEY, Listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from asyncstore.catalog._scan import Identity, LocalFile
+    from asyncstore.catalog._scan import LocalFile
+    from asyncstore.catalog._scan import Row as SeenRow
     from asyncstore.objects.base import ObjectMeta
 
 __all__ = ["FOLDER_VARIABLE", "Known", "cache_folder", "place_of"]
@@ -67,6 +70,9 @@ _TABLES = (
 Row: TypeAlias = tuple[Any, ...]
 _Digests: TypeAlias = "Callable[[Iterable[Row]], dict[str, str]]"
 
+_TOLD = len(Identity._fields)
+"""How much of what was seen of a file tells it from others and from itself with other contents."""
+
 
 class Seen(Protocol):
     """A file as it was seen; without an identity nothing is remembered of it."""
@@ -96,7 +102,7 @@ class _Table:
 
 
 _FILES = _Table("files", "device", "inode", "inode, size_bytes, mtime_ns, ctime_ns, sha256", 7)
-_OBJECTS = _Table("objects", "place", "key", "key, etag, size_bytes, sha256", 6)
+_OBJECTS = _Table("objects", "place", "key", "key, size_bytes, etag, sha256", 6)
 
 
 def cache_folder() -> Path:
@@ -138,19 +144,18 @@ class Known:
     def close(self) -> None:
         """Do nothing: between two calls nothing is open."""
 
-    def digests_of(self, files: Sequence[LocalFile]) -> dict[str, str]:
+    def digests_of(self, files: LocalFiles | Iterable[LocalFile]) -> dict[str, str]:
         """Return, by name, the SHA-256 of those files that are known as they are."""
+        seen = LocalFiles.of(files)
         found: dict[str, str] = {}
-        for device in {file.identity.device for file in files}:
-            here = [file for file in files if file.identity.device == device]
-            by_inode = {_signed(file.identity.inode): file for file in here}
-            found |= self._read(_FILES, _signed(device), by_inode, partial(_of_files, by_inode=by_inode))
-            if len(by_inode) < len(here):
-                pairs = [(file, by_inode[_signed(file.identity.inode)]) for file in here]
-                twins = ((file, other) for file, other in pairs if file.identity == other.identity)
-                found |= {file.name: found[other.name] for file, other in twins if other.name in found}
-                # Files that have changed between two looks at them, under two names.
-                found |= self.digests_of([file for file, other in pairs if file.identity != other.identity])
+        for device in {row[DEVICE] for row in seen.rows.values()}:
+            here = seen.some([name for name, row in seen.rows.items() if row[DEVICE] == device]).rows
+            names = {_stored(row): name for name, row in here.items()}
+            inodes = [row[0] for row in names]
+            digests = self._read(_FILES, _signed(device), inodes, partial(_matching, names=names))
+            found |= digests
+            if len(names) < len(here):
+                found |= {name: digests[one] for name, row in here.items() if (one := names[_stored(row)]) in digests}
         return found
 
     def remember_files(self, pairs: Iterable[tuple[Seen, str]]) -> None:
@@ -177,8 +182,9 @@ class Known:
             metas: the objects as they were listed; those without an ETag are never known.
             prefix: what their keys begin with, if the caller knows.
         """
-        by_key = {meta.key: meta for meta in metas}
-        return self._read(_OBJECTS, place, by_key, partial(_of_objects, by_key=by_key), prefix)
+        listed = Listed.of(metas).rows
+        keys = {row[: ETAG + 1]: row[KEY] for row in listed if row[ETAG]}
+        return self._read(_OBJECTS, place, list(keys.values()), partial(_matching, names=keys), prefix)
 
     def cuts_at(self, place: str, prefix: str, *, least: int, most: int) -> list[str]:
         """Return keys, of those known that begin with ``prefix``, that cut them into ranges of ``least`` keys or more.
@@ -237,12 +243,13 @@ def _read(
     stale: list[Row] = []
     today = _today()
     noted = today - _NOTED_DAYS
+    asked = set(wanted) if count == limit or (oldest is not None and oldest < noted) else None
     for condition, values in conditions:
         where = f"FROM {table.name} WHERE {table.group} = ? AND {table.key} {condition}"
         found |= digests(db.execute(f"SELECT {table.columns} {where}", (group, *values)))
-        if count == limit or (oldest is not None and oldest < noted):
+        if asked is not None:
             unused = db.execute(f"SELECT {table.key} {where} AND used < ?", (group, *values, noted))
-            stale += [(today, group, key) for (key,) in unused if key in wanted]
+            stale += [(today, group, key) for (key,) in unused if key in asked]
     if stale:
         # Where it cannot be written, what was read still counts.
         with contextlib.suppress(sqlite3.OperationalError), transaction(db):
@@ -281,20 +288,14 @@ def _one_by_one(db: sqlite3.Connection, wanted: Collection[Any]) -> Iterator[tup
         yield f"IN ({', '.join('?' * len(portion))})", portion
 
 
-def _of_files(rows: Iterable[Row], by_inode: Mapping[int, LocalFile]) -> dict[str, str]:
-    return {
-        file.name: row[4].hex()
-        for row in rows
-        if (file := by_inode.get(row[0])) is not None and row[1:4] == file.identity[2:]
-    }
+def _matching(rows: Iterable[Row], names: Mapping[Row, str]) -> dict[str, str]:
+    """Return the digests, with which rows end, by the names of what stands before them; of others there is nothing."""
+    return {name: row[-1].hex() for row in rows if (name := names.get(row[:-1])) is not None}
 
 
-def _of_objects(rows: Iterable[Row], by_key: Mapping[str, ObjectMeta]) -> dict[str, str]:
-    return {
-        key: sha256.hex()
-        for key, etag, size_bytes, sha256 in rows
-        if (meta := by_key.get(key)) is not None and meta.etag == etag != "" and meta.size_bytes == size_bytes
-    }
+def _stored(row: SeenRow) -> Row:
+    """Return what the table of files holds of a file, from its inode to its digest."""
+    return row[INODE:_TOLD] if row[INODE] < _SIGNED else (_signed(row[INODE]), *row[INODE + 1 : _TOLD])
 
 
 def _prune(db: sqlite3.Connection) -> None:

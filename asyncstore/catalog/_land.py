@@ -25,11 +25,13 @@ from asyncstore._core.files import (
 )
 from asyncstore.catalog._folders import NEW_FILE, Folders, parent_of, translated
 from asyncstore.catalog._paths import fold, reserved
-from asyncstore.catalog._scan import LocalFile
+from asyncstore.catalog._scan import LocalFiles, row_of
 from asyncstore.errors import IntegrityError, UnavailableError, UnsafePathError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from asyncstore.catalog._scan import Row
 
 __all__ = [
     "Folders",
@@ -52,7 +54,7 @@ def make_root(folder: str | os.PathLike[str]) -> str:
         return os.path.realpath(folder)
 
 
-def look(root: str, names: Sequence[str], *, clean: bool = True) -> dict[str, LocalFile]:
+def look(root: str, names: Sequence[str], *, clean: bool = True) -> LocalFiles:
     """
     Return those of ``names`` that are there as files, before anything is written.
 
@@ -66,7 +68,7 @@ def look(root: str, names: Sequence[str], *, clean: bool = True) -> dict[str, Lo
     for name in names:
         folder, _, base = name.rpartition("/")
         wanted.setdefault(folder, set()).add(base)
-    found: dict[str, LocalFile] = {}
+    found = LocalFiles(f"{root.rstrip('/')}/")
     missing = ""
     with Folders(root) as folders:
         for folder in sorted(wanted):
@@ -79,7 +81,7 @@ def look(root: str, names: Sequence[str], *, clean: bool = True) -> dict[str, Lo
                 except FileNotFoundError:
                     missing = f"{_topmost_missing(folders, folder)}/"
                 else:
-                    found |= _look_into(root, folder, descriptor, wanted[folder], clean)
+                    found.rows.update(_look_into(root, folder, descriptor, wanted[folder], clean))
     return found
 
 
@@ -179,20 +181,18 @@ def _topmost_missing(folders: Folders, folder: str) -> str:
     return folder
 
 
-def _look_into(
-    root: str, folder: str, descriptor: int, bases: set[str], clean: bool
-) -> Iterator[tuple[str, LocalFile]]:
+def _look_into(root: str, folder: str, descriptor: int, bases: set[str], clean: bool) -> Iterator[tuple[str, Row]]:
     seen_ns = time.time_ns()
     prefix = f"{folder}/" if folder else ""
-    top = f"{root.rstrip('/')}/{prefix}"
     for base, status in _present(descriptor, bases, clean):
+        name = prefix + base
         if stat.S_ISREG(status.st_mode):
-            yield prefix + base, LocalFile.of(prefix + base, top + base, status, seen_ns)
+            yield name, row_of(status, seen_ns)
             continue
         with contextlib.suppress(FileNotFoundError, PermissionError):
-            file = _target(root, prefix + base, status, seen_ns)
-            if file is not None:
-                yield file.name, file
+            row = _target(root, name, status, seen_ns)
+            if row is not None:
+                yield name, row
 
 
 def _present(descriptor: int, bases: set[str], clean: bool) -> Iterator[tuple[str, os.stat_result]]:
@@ -217,7 +217,7 @@ def _present(descriptor: int, bases: set[str], clean: bool) -> Iterator[tuple[st
                 remove_abandoned(entry.name, descriptor)
 
 
-def _target(root: str, name: str, status: os.stat_result, seen_ns: int) -> LocalFile | None:
+def _target(root: str, name: str, status: os.stat_result, seen_ns: int) -> Row | None:
     """Return the file that what is no file leads to, ``None`` if that is not under the root."""
     path = f"{root.rstrip('/')}/{name}"
     if stat.S_ISLNK(status.st_mode):
@@ -229,7 +229,7 @@ def _target(root: str, name: str, status: os.stat_result, seen_ns: int) -> Local
     if not stat.S_ISREG(status.st_mode):
         kind = "folder" if stat.S_ISDIR(status.st_mode) else "special file"
         raise UnsafePathError(f"{name!r} is a {kind} in {root!r}, so no file can be written there")
-    return LocalFile.of(name, path, status, seen_ns)
+    return row_of(status, seen_ns, path)
 
 
 def _write(folder: int, base: str, data: bytes | memoryview, mode: int | None, mtime_ns: int | None) -> bool:

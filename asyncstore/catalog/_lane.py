@@ -19,6 +19,7 @@ from asyncstore.catalog._plan import MIB, Sized, ranges
 from asyncstore.catalog._shares import Share, charge_for_many, most_at_once
 from asyncstore.errors import AsyncStoreError, ConflictError, NotFoundError, UnavailableError
 from asyncstore.objects.base import Transfer
+from asyncstore.objects.listed import Listed
 from asyncstore.objects.small import Job, SmallHead
 
 if TYPE_CHECKING:
@@ -147,14 +148,14 @@ class Lane:
                 await for_each(retry, failed, limit=min(self.workers, len(failed)))
         return found
 
-    async def digests(self, metas: Iterable[ObjectMeta], *, compute: bool = True) -> dict[str, str]:
+    async def digests(self, metas: Sequence[ObjectMeta], *, compute: bool = True) -> dict[str, str]:
         """
         Return the SHA-256 of objects by key, without those that are gone or that others are replacing.
 
         It is what is remembered of the very version, or else what the metadata says, or else (a folder, another tool's
         object, and only if ``compute``) that of the bytes.
         """
-        found, rest = await in_thread(self._at_hand, list(metas))
+        found, rest = await in_thread(self._at_hand, metas)
         if not rest:
             return found
         described = await self.heads([meta.key for meta in rest if not meta.metadata])
@@ -167,13 +168,14 @@ class Lane:
         await self.remember((meta.key, meta.etag, meta.size_bytes, digest) for meta, digest in news)
         return found | {meta.key: digest for meta, digest in news}
 
-    def _at_hand(self, metas: Sequence[ObjectMeta]) -> tuple[dict[str, str], list[ObjectMeta]]:
+    def _at_hand(self, metas: Sequence[ObjectMeta]) -> tuple[dict[str, str], Sequence[ObjectMeta]]:
         """Return the digests that need no request, by key, and what is left; reads the cache."""
-        found = {meta.key: digest for meta in metas if meta.metadata and (digest := stored_digest(meta))}
+        said = () if isinstance(metas, Listed) else ((meta.key, stored_digest(meta)) for meta in metas if meta.metadata)
+        found = {key: digest for key, digest in said if digest}
         asked = [meta for meta in metas if meta.key not in found] if found else metas
         if self.known is not None:
             found |= self.known.digests_at(self.place, asked)
-        return found, [meta for meta in asked if meta.key not in found]
+        return found, [] if len(found) == len(metas) else [meta for meta in asked if meta.key not in found]
 
     async def remember(self, objects: Iterable[tuple[str, str, int, str]]) -> None:
         """Remember digests of objects: key, ETag, size in bytes, SHA-256."""

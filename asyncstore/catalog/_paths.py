@@ -145,7 +145,9 @@ def refusals(names: Iterable[str], place: Place) -> dict[str, str]:
     """
     listed = list(names)
     room = KEY_LIMIT_BYTES - len(place.root.encode())
-    problems = {name: reason for name in listed if (reason := _why_refused(name, room))}
+    plain = _PLAIN.fullmatch
+    doubtful = [name for name in listed if len(name) > room or not plain(name)]
+    problems = {name: reason for name in doubtful if (reason := _why_refused(name, room))}
     # A file may take the place of a folder that was empty: the marker of that has nothing to say any more.
     clashing = ((one, other) for one, other in clashes(listed) if not is_marker(other))
     problems |= {one: f"would be both a file and a folder of {other!r}" for one, other in clashing}
@@ -247,8 +249,6 @@ def _why_unsafe_segment(segment: str) -> str:
 
 
 def _why_refused(name: str, room: int) -> str:
-    if len(name) <= room and _PLAIN.fullmatch(name):
-        return ""
     reason = why_unsafe(name)
     if not reason and (more := len(name.encode()) - room) > 0:
         return f"makes a key of {KEY_LIMIT_BYTES + more} bytes, over the limit of {KEY_LIMIT_BYTES}"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import builtins
-import itertools
 import os
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +10,15 @@ from typing import TYPE_CHECKING
 
 from asyncstore._core.concurrency import both
 from asyncstore._core.threads import in_thread
-from asyncstore.catalog._decide import Sides, decide_get, decide_put, decide_sync, doubts_of_put, same_on_both_sides
+from asyncstore.catalog._decide import (
+    Sides,
+    decide_get,
+    decide_put,
+    decide_sync,
+    doubts_of_put,
+    of_same_size,
+    same_on_both_sides,
+)
 from asyncstore.catalog._digests import local_digests
 from asyncstore.catalog._find import HEADS_LIMIT, find, find_around, list_all, real_files
 from asyncstore.catalog._land import look
@@ -22,12 +28,15 @@ from asyncstore.catalog._packed._meta import located
 from asyncstore.catalog._paths import Place, check_names, folder_of, is_marker, marker, refusals, reserved
 from asyncstore.catalog._plan import Decided, Kind, Layout, PlannedFile, TransferPlan
 from asyncstore.catalog._refusals import check_beside, check_root, check_targets
-from asyncstore.catalog._scan import LocalFile, real_folder, test_of, walk
+from asyncstore.catalog._scan import LocalFiles, Scan, real_folder, test_of, walk
 from asyncstore.errors import NotFoundError
 
 if TYPE_CHECKING:
+    import builtins
     from collections.abc import Mapping, Sequence
 
+    from asyncstore.catalog._decide import Doubts
+    from asyncstore.catalog._found import Found
     from asyncstore.catalog._lane import Lane
     from asyncstore.catalog._packed._find import Look
     from asyncstore.catalog._paths import ComputeFolder
@@ -35,9 +44,6 @@ if TYPE_CHECKING:
     from asyncstore.objects.base import ObjectMeta
 
 __all__ = ["Planner"]
-
-_SCAN_STEP = 1000
-"""Files walked, or looked at, in one hop to a thread."""
 
 _NOTHING = Sides()
 
@@ -77,8 +83,8 @@ class Planner:
         root = await in_thread(real_folder, folder.local)
         check_root(root, self.own)
         look: Look = self._look_for_packs("needed" if synced else "shown")
-        files, empty, listed = await self._scan_and_list(root, place, matcher, look)
-        names = [file.name for file in files]
+        scan, listed = await self._scan_and_list(root, place, matcher, look)
+        files, names, empty = scan.files, list(scan.files), scan.empty
         if not allow_no_match:
             _require_matches(matcher, [*names, *empty], f"in compute data folder {str(folder.local)!r}")
         refused = await _refusals([*names, *map(marker, empty)], place, refuse)
@@ -92,20 +98,15 @@ class Planner:
         )
         base = usable_base(base, existing, self.layout)
         await check_beside(self.lane, names, existing)
-        safe = [file for file in files if file.name not in refused] if refused else files
+        safe = files.some(names)
         sides = await self._looked_into(safe, Sides(existing, base, synced))
 
         def decide() -> Decided:
             same = {} if synced else same_on_both_sides(safe, existing, sides)
-            others = [file for file in safe if file.name not in same]
-            planned = settled([decide_put(file, sides) for file in others], base, existing, self.layout)
-            if refused:
-                planned += [
-                    PlannedFile(file.name, "refuse", file.size_bytes, refused[file.name])
-                    for file in files
-                    if file.name in refused
-                ]
-                planned += [PlannedFile(name, "refuse", 0, why) for name, why in refused.items() if is_marker(name)]
+            others = (name for name in safe if name not in same)
+            planned = settled((decide_put(safe[name], sides) for name in others), base, existing, self.layout)
+            for name, why in refused.items():
+                planned.append(PlannedFile(name, "refuse", 0 if is_marker(name) else files[name].size_bytes, why))
             planned += [_planned_marker(marker(name), existing) for name in empty]
             return Decided(self._plan("put", place, root, planned), same)
 
@@ -129,11 +130,10 @@ class Planner:
         refused = await _refusals(names, place, refuse)
         safe = [name for name in names if name not in refused] if refused else names
         present = await self._look(root, [name for name in safe if not is_marker(name)], clean=refuse)
-        like = await in_thread(_of_same_size, present, objects)
-        sides = await self._compared(like, [objects[file.name] for file in like])
+        sides = await self._compared(await in_thread(of_same_size, present, objects))
 
         def decide() -> Decided:
-            same = same_on_both_sides(like, objects, sides)
+            same = same_on_both_sides(present, objects, sides)
             others = [name for name in safe if name not in same]
             planned = [_decided_get(name, objects[name], present, sides, root) for name in others]
             planned += [PlannedFile(name, "refuse", objects[name].size_bytes, why) for name, why in refused.items()]
@@ -166,52 +166,43 @@ class Planner:
 
     async def _all_of(self, place: Place) -> dict[str, ObjectMeta]:
         listed = await list_all(self.lane, place)
-        return await real_files(self.lane, await files_of(self.lane, place, listed.values()))
+        found = await real_files(self.lane, await files_of(self.lane, place, list(listed.values())))
+        return found.as_dict()
 
-    async def _scan_and_list(
-        self, root: str, place: Place, matcher: Matcher, look: Look
-    ) -> tuple[builtins.list[LocalFile], builtins.list[str], dict[str, ObjectMeta] | None]:
+    async def _scan_and_list(self, root: str, place: Place, matcher: Matcher, look: Look) -> tuple[Scan, Found | None]:
         """Look at both sides at the same time as soon as it is clear that there is much to list."""
         looked = asyncio.Event()
-        files: builtins.list[LocalFile] = []
+        scan = Scan(LocalFiles(f"{root.rstrip('/')}/"))
 
-        async def scan() -> builtins.list[str]:
-            try:
-                return await self._scan(root, matcher, files, looked)
-            finally:
-                looked.set()
-
-        async def list_many() -> dict[str, ObjectMeta] | None:
+        async def list_many() -> Found | None:
             await looked.wait()
-            return await find(self.lane, place, matcher, None, look) if len(files) > HEADS_LIMIT else None
+            return await find(self.lane, place, matcher, None, look) if len(scan.files) > HEADS_LIMIT else None
 
-        empty, listed = await both(scan, list_many)
-        return files, empty, listed
+        _, listed = await both(lambda: self._scan(root, matcher, scan, looked), list_many)
+        return scan, listed
 
-    async def _scan(
-        self, root: str, matcher: Matcher, files: builtins.list[LocalFile], looked: asyncio.Event
-    ) -> builtins.list[str]:
-        """Add the files that are meant to ``files``, and return the folders that are empty."""
-        found = walk(root, matcher, leave_out=self.own)
-        empty: builtins.list[str] = []
-        while step := await in_thread(lambda: builtins.list(itertools.islice(found, _SCAN_STEP))):
-            files += [one for one in step if type(one) is LocalFile]
-            empty += [one.name for one in step if type(one) is not LocalFile]
+    async def _scan(self, root: str, matcher: Matcher, scan: Scan, looked: asyncio.Event) -> None:
+        """Walk through the folder, and tell when something was found or all is over."""
+        walking = walk(root, matcher, scan, leave_out=self.own)
+        try:
+            while await in_thread(next, walking, False):
+                looked.set()
+        finally:
             looked.set()
-        return empty
 
     async def _found(self, place: Place | None, matcher: Matcher, names: Sequence[str]) -> Mapping[str, ObjectMeta]:
         return {} if place is None else await find(self.lane, place, matcher, names, self._look_for_packs("shown"))
 
-    async def _looked_into(self, files: Sequence[LocalFile], sides: Sides) -> Sides:
-        doubts = await in_thread(doubts_of_put, files, sides)
-        looked = await self._compared(doubts.files, doubts.objects)
+    async def _looked_into(self, files: LocalFiles, sides: Sides) -> Sides:
+        looked = await self._compared(await in_thread(doubts_of_put, files, sides))
         return Sides(sides.existing, sides.base, sides.synced, looked.local, looked.remote)
 
-    async def _compared(self, files: Sequence[LocalFile], objects: Sequence[ObjectMeta]) -> Sides:
-        if not files:
+    async def _compared(self, doubts: Doubts) -> Sides:
+        if not doubts.files:
             return _NOTHING
-        local, remote = await both(lambda: local_digests(files, self.lane.known), lambda: self.lane.digests(objects))
+        local, remote = await both(
+            lambda: local_digests(doubts.files, self.lane.known), lambda: self.lane.digests(doubts.objects)
+        )
         return Sides(local=local, remote=remote)
 
     async def _has_anything(self, run_id: str) -> bool:
@@ -219,14 +210,14 @@ class Planner:
         listing = await self.lane.store.list_folder(Place.of(self.prefix, run_id).root)
         return bool(listing.folders or listing.objects)
 
-    async def _look(self, root: str, names: Sequence[str], *, clean: bool) -> dict[str, LocalFile]:
+    async def _look(self, root: str, names: Sequence[str], *, clean: bool) -> LocalFiles:
         if not names or not await in_thread(os.path.isdir, root):
-            return {}
+            return LocalFiles()
         await in_thread(check_targets, root, names, self.own)
         return await in_thread(partial(look, root, names, clean=clean))
 
 
-def _decided_get(name: str, meta: ObjectMeta, present: Mapping[str, LocalFile], sides: Sides, root: str) -> PlannedFile:
+def _decided_get(name: str, meta: ObjectMeta, present: LocalFiles, sides: Sides, root: str) -> PlannedFile:
     if is_marker(name) and os.path.isdir(os.path.join(root, folder_of(name))):
         return PlannedFile(name, "skip", 0, "the folder is there")
     return located(decide_get(name, meta, present, sides), meta)
@@ -246,25 +237,19 @@ def _overgrown(name: str, objects: Mapping[str, ObjectMeta]) -> bool:
     return False
 
 
-def _meant_of(matcher: Matcher, found: Mapping[str, ObjectMeta]) -> dict[str, ObjectMeta]:
+def _meant_of(matcher: Matcher, found: Found) -> Found:
     """Return what is meant of what was found; takes long where that is much."""
     matches = test_of(matcher)
-    return {
-        name: meta
-        for name, meta in found.items()
-        if (matcher.means_folder(folder_of(name)) if is_marker(name) else matches(name) and not reserved(name))
-    }
+
+    def meant(name: str) -> object:
+        return matcher.means_folder(folder_of(name)) if is_marker(name) else matches(name) and not reserved(name)
+
+    return found.only(meant)
 
 
-def _names_of(objects: dict[str, ObjectMeta]) -> builtins.list[str]:
-    """Return what there is by name, after leaving out markers of folders that are empty no more."""
-    for name in [name for name in objects if is_marker(name) and _overgrown(name, objects)]:
-        del objects[name]
-    return sorted(objects)
-
-
-def _of_same_size(present: Mapping[str, LocalFile], objects: Mapping[str, ObjectMeta]) -> builtins.list[LocalFile]:
-    return [file for name, file in present.items() if file.identity.size_bytes == objects[name].size_bytes]
+def _names_of(objects: Found) -> builtins.list[str]:
+    """Return what there is by name, without markers of folders that are empty no more."""
+    return sorted(name for name in objects if not (is_marker(name) and _overgrown(name, objects)))
 
 
 def _require_matches(matcher: Matcher, names: Sequence[str], where: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from asyncstore._core.threads import in_thread
 from asyncstore.catalog._find import real_files
+from asyncstore.catalog._found import Found
 from asyncstore.catalog._land import folds_names
 from asyncstore.catalog._paths import RESERVED, clashes, fold, is_marker, reserved
 from asyncstore.errors import UnsafePathError
@@ -29,7 +30,7 @@ async def check_beside(lane: Lane, names: Iterable[str], existing: Mapping[str, 
     """
     mine = set(names)
     found = await in_thread(_clashes_of, mine, existing)
-    doubtful = {one: existing[one] for one, _ in found if one not in mine}
+    doubtful = Found.of({one: existing[one] for one, _ in found if one not in mine})
     real = await real_files(lane, doubtful)
     for one, other in found:
         if one in mine or one in real:

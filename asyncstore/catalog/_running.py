@@ -120,7 +120,7 @@ async def verify_run(
         NotFoundError: there are none.
     """
     found = await real_files(lane, await find(lane, place, matcher, None, "always"))
-    metas = {name: meta for name, meta in found.items() if matcher.matches(name) and not reserved(name)}
+    metas = found.only(lambda name: matcher.matches(name) and not reserved(name)).as_dict()
     if not metas:
         raise NotFoundError(f"nothing in {lane.store.location}/{place.root} is to be verified: is the run id right?")
     tally = Tally({name: meta.size_bytes for name, meta in metas.items()}, on_progress)

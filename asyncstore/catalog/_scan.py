@@ -12,9 +12,10 @@ import hashlib
 import os
 import stat
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from asyncstore._core.files import PART_NAME, TEMP_NAME
 from asyncstore._core.memory import MAPPED_BYTES, room_for
@@ -24,22 +25,28 @@ from asyncstore.objects._errors import from_file_error
 from asyncstore.objects.folder import LOCK_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from asyncstore.catalog._patterns import Matcher
 
 __all__ = [
+    "DEVICE",
+    "INODE",
     "RACY_NS",
     "READ",
-    "EmptyFolder",
+    "SIZE",
     "Identity",
     "LocalFile",
+    "LocalFiles",
+    "Row",
+    "Scan",
     "changed",
     "is_still",
     "opened",
     "read_at",
     "read_file",
     "real_folder",
+    "row_of",
     "test_of",
     "walk",
 ]
@@ -50,6 +57,9 @@ coarsest clock of common file systems (FAT) ticks so."""
 
 _PERMISSIONS = 0o777
 _KIND = 0o170000
+
+_PORTION = 1000
+"""Entries of folders looked at in one go."""
 
 _REPLACED = {errno.ELOOP, errno.ENOTDIR, errno.ENXIO}
 """What opening a regular file cannot lead to: a link, a file or a socket has come in between."""
@@ -97,17 +107,67 @@ class LocalFile(NamedTuple):
         """How many bytes it has."""
         return self.identity.size_bytes
 
+
+Row: TypeAlias = tuple[int, int, int, int, int, int, int, str]
+"""A regular file as it was seen, in plain: identity, mode, time, and path, empty if that is where its name says."""
+
+DEVICE: Final = 0
+INODE: Final = 1
+SIZE: Final = 2
+_IDENTITY = len(Identity._fields)
+
+
+class LocalFiles(Mapping[str, LocalFile]):
+    """
+    Regular files by name, as they were seen.
+
+    There may be very many, and most of them are of interest only to be told from others. So they are held as plain
+    tuples of plain values, which Python's garbage collector leaves alone.
+
+    Args:
+        top: what comes before their names in paths, empty or ending in ``/``.
+        rows: what was seen of each.
+    """
+
+    __slots__ = ("rows", "top")
+
+    def __init__(self, top: str = "", rows: dict[str, Row] | None = None) -> None:
+        self.top = top
+        self.rows: dict[str, Row] = {} if rows is None else rows
+
     @classmethod
-    def of(cls, name: str, path: str, status: os.stat_result, seen_ns: int) -> LocalFile:
-        """Take it from what ``stat`` says."""
-        return _new(cls, (name, path, Identity.of(status), status.st_mode & _PERMISSIONS, seen_ns))
+    def of(cls, files: Iterable[LocalFile] | LocalFiles) -> LocalFiles:
+        """Return files as one of these."""
+        if isinstance(files, LocalFiles):
+            return files
+        return cls("", {file.name: (*file.identity, file.mode, file.seen_ns, file.path) for file in files})
+
+    def __repr__(self) -> str:
+        return f"<LocalFiles {len(self.rows)} in {self.top!r}>"
+
+    def __getitem__(self, name: str) -> LocalFile:
+        row = self.rows[name]
+        return _new(LocalFile, (name, row[-1] or self.top + name, _new(Identity, row[:_IDENTITY]), row[-3], row[-2]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def some(self, names: Sequence[str]) -> LocalFiles:
+        """Return those files; ``names`` has each at most once."""
+        return self if len(names) == len(self.rows) else LocalFiles(self.top, {name: self.rows[name] for name in names})
 
 
-class EmptyFolder(NamedTuple):
-    """A folder that holds nothing."""
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What a walk has found so far."""
 
-    name: str
-    """Relative to the compute data folder."""
+    files: LocalFiles = field(default_factory=LocalFiles)
+    """What is meant of the regular files."""
+    empty: list[str] = field(default_factory=list)
+    """Names of folders that hold nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +197,13 @@ def real_folder(folder: str | os.PathLike[str]) -> str:
     return os.path.realpath(folder)
 
 
-def walk(root: str, matcher: Matcher, *, leave_out: str = "") -> Iterator[LocalFile | EmptyFolder]:
+def walk(root: str, matcher: Matcher, found: Scan, *, leave_out: str = "") -> Iterator[bool]:
     """
-    Yield the files under ``root`` (a real path) that are meant, and look only into folders that can hold such.
+    Add the files under ``root`` (a real path) that are meant to ``found``, a portion before each ``True`` it yields.
 
-    A folder that holds nothing is yielded, too, where a pattern means all that a folder holds. Links are followed
-    within ``root``. The folder ``leave_out`` (a real path), what is asyncstore's own and files on their way are left
-    out.
+    It looks only into folders that can hold such. A folder that holds nothing is added, too, where a pattern means all
+    that a folder holds. Links are followed within ``root``. The folder ``leave_out`` (a real path), what is
+    asyncstore's own and files on their way are left out.
 
     Raises:
         UnsafePathError: what is meant is a FIFO, socket or device, or a link that leads out of ``root``, in a circle or
@@ -152,19 +212,24 @@ def walk(root: str, matcher: Matcher, *, leave_out: str = "") -> Iterator[LocalF
     """
     matches = test_of(matcher)
     stack = [_Folder("", root, frozenset({_node(root)}), _all_meant(matcher, ""))]
+    looked_at = 0
     while stack:
         folder = stack.pop()
         entries = _entries(folder.path)
-        if entries:
-            for found in _look(root, folder, entries, matcher, matches):
-                if type(found) is LocalFile:
-                    yield found
-                elif isinstance(found, _Folder) and found.path != leave_out:
-                    stack.append(found)
-        elif entries is not None and any(
-            pattern.covers(folder.name[:-1]) for pattern in matcher.patterns if folder.name
-        ):
-            yield EmptyFolder(folder.name[:-1])
+        if entries is None:
+            continue
+        for start in range(0, len(entries), _PORTION):
+            portion = entries[start : start + _PORTION]
+            deeper = _look(root, folder, portion, matcher, matches, found.files.rows)
+            stack += [below for below in deeper if below.path != leave_out]
+            looked_at += len(portion)
+            if looked_at >= _PORTION:
+                looked_at = 0
+                yield True
+        if not entries and any(pattern.covers(folder.name[:-1]) for pattern in matcher.patterns if folder.name):
+            found.empty.append(folder.name[:-1])
+    if looked_at:
+        yield True
 
 
 def read_file(file: LocalFile) -> tuple[bytes | memoryview, str]:
@@ -230,6 +295,20 @@ def changed(file: LocalFile) -> IntegrityError:
     return IntegrityError(f"{file.path!r} changed while it was read: put it when its writer is done")
 
 
+def row_of(status: os.stat_result, seen_ns: int, path: str = "") -> Row:
+    """Take a row from what ``stat`` says."""
+    return (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        status.st_mode & _PERMISSIONS,
+        seen_ns,
+        path,
+    )
+
+
 def is_still(identity: Identity, descriptor: int) -> bool:
     """Tell whether an open file is the one that was seen."""
     return bool(_of_status(os.fstat(descriptor)) == identity[1:])
@@ -268,20 +347,22 @@ def _look(
     entries: Sequence[os.DirEntry[str]],
     matcher: Matcher,
     matches: Callable[[str], object],
-) -> Iterator[LocalFile | _Folder]:
-    """Yield what is meant of a folder's entries, and the folders to look into; what has vanished is left out."""
+    rows: dict[str, Row],
+) -> list[_Folder]:
+    """Add what is meant of a folder's entries, and return the folders to look into; what has vanished is left out."""
+    deeper: list[_Folder] = []
     seen_ns = time.time_ns()
     prefix, whole = folder.name, folder.whole
     for entry in entries:
         base = entry.name
         if base[0] == "." and _is_own(base):
             continue
-        name, path = prefix + base, entry.path
+        name, path = prefix + base, ""
         try:
             status = entry.stat(follow_symlinks=False)
             kind = status.st_mode & _KIND
             if kind == stat.S_IFLNK:
-                real = _followed(root, name, path, matcher)
+                real = _followed(root, name, entry.path, matcher)
                 if real is None:
                     continue
                 path, status = real, os.lstat(real)
@@ -289,14 +370,15 @@ def _look(
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise from_file_error(error, f"read {path!r}") from error
+            raise from_file_error(error, f"read {path or entry.path!r}") from error
         if kind == stat.S_IFDIR:
             if matcher.enters(name):
-                yield _deeper(folder, name, path, status, matcher)
+                deeper.append(_deeper(folder, name, path or entry.path, status, matcher))
         elif whole or matches(name):
             if kind != stat.S_IFREG:
                 raise UnsafePathError(f"{name!r} is a {_kind(status.st_mode)}, not a file: exclude it")
-            yield LocalFile.of(name, path, status, seen_ns)
+            rows[name] = row_of(status, seen_ns, path)
+    return deeper
 
 
 def _is_own(base: str) -> bool:

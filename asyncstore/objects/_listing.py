@@ -10,10 +10,8 @@ from __future__ import annotations
 import contextlib
 import re
 from bisect import bisect_right
-from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_plus
 
@@ -22,14 +20,16 @@ from asyncstore._core.retry import RetryPolicy, retrying
 from asyncstore.objects._messages import answered, next_page
 from asyncstore.objects._obstore import canonical_etag
 from asyncstore.objects._requests import Request
-from asyncstore.objects.base import ObjectMeta, check_key
+from asyncstore.objects.base import check_key
+from asyncstore.objects.listed import Listed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Sequence
     from xml.etree import ElementTree as ET
 
     from asyncstore.objects._uploads import Run
     from asyncstore.objects._wire import Sender
+    from asyncstore.objects.listed import Row
 
 __all__ = ["Listing", "Page", "objects_page"]
 
@@ -44,14 +44,11 @@ _OBJECT = re.compile(
 )
 _GROUPS = _OBJECT.groups + 1
 
-_NO_METADATA: Mapping[str, str] = {}
-_FILLS = [getattr(ObjectMeta, name).__set__ for name in ("key", "size_bytes", "etag", "modified_at", "metadata")]
-
 
 class Page(NamedTuple):
     """Some objects of a listing."""
 
-    objects: list[ObjectMeta]
+    objects: Listed
     keys: list[str]
     """Theirs, as the server has them: one that ends in a slash is a folder's marker, and is shown without it."""
     following: dict[str, str] | None
@@ -86,31 +83,31 @@ class Listing:
             marker = next_page(marker, page.following, self.what)
             yield page
 
-    async def objects(self) -> AsyncGenerator[Sequence[ObjectMeta], None]:
+    async def objects(self) -> AsyncGenerator[Listed, None]:
         """Yield the objects of each page that has any."""
         async with contextlib.aclosing(self.pages()) as pages:
             async for page in pages:
-                if page.objects:
+                if page.keys:
                     yield page.objects
 
-    async def at_once(self, cuts: Sequence[str]) -> list[ObjectMeta] | None:
+    async def at_once(self, cuts: Sequence[str]) -> Listed | None:
         """Return all objects, by ranges that end with these keys; ``None`` if the server does not list in order."""
         ranges = list(zip(["", *cuts], [*cuts, ""], strict=True))
         parts = await map_bounded(lambda ends: self._between(*ends), ranges, limit=len(ranges))
         if any(part is None for part in parts):
             return None
-        return [meta for part in parts if part is not None for meta in part]
+        return Listed([row for part in parts if part is not None for row in part])
 
-    async def _between(self, after: str, last: str) -> list[ObjectMeta] | None:
+    async def _between(self, after: str, last: str) -> list[Row] | None:
         """Return what lies behind one key, up to another one if that is given; ``None`` if it came in no order."""
-        found: list[ObjectMeta] = []
+        found: list[Row] = []
         async with contextlib.aclosing(self.pages(after)) as pages:
             async for page in pages:
                 keys = page.keys
                 if keys and (keys[0] <= after or keys != sorted(keys)):
                     return None
                 count = bisect_right(keys, last) if last else len(keys)
-                found += page.objects[:count]
+                found += page.objects.rows[:count]
                 if keys and last and keys[-1] >= last:
                     break
                 after = keys[-1] if keys else after
@@ -136,13 +133,13 @@ def objects_page(body: bytes, what: str) -> Page:
     encoded = _said(root, "EncodingType") == "url"
     if not pieces or root.find("{*}Contents") is not None:
         root = answered(body, what)
-        keys, found = _read_as_xml(root, encoded=encoded)
+        keys, rows = _read_as_xml(root, encoded=encoded)
     else:
         keys = _decoded(pieces[1::_GROUPS], encoded=encoded)
         etags = [f'"{etag}"' if etag else "" for etag in pieces[3::_GROUPS]]
         dates = map(datetime.fromisoformat, pieces[2::_GROUPS])
-        found = _described(_plain(keys), map(int, pieces[4::_GROUPS]), etags, dates)
-    return Page(found, keys, _following(root, keys))
+        rows = list(zip(_plain(keys), map(int, pieces[4::_GROUPS]), etags, dates, strict=True))
+    return Page(Listed(rows), keys, _following(root, keys))
 
 
 def _pieces(body: bytes) -> list[str]:
@@ -155,23 +152,13 @@ def _pieces(body: bytes) -> list[str]:
     return [] if "&" in text or "\r" in text or "<!" in text else _OBJECT.split(text)
 
 
-def _described(
-    keys: Sequence[str], sizes: Iterable[int], etags: Iterable[str], dates: Iterable[datetime]
-) -> list[ObjectMeta]:
-    """Return objects made of columns, at a quarter of what it costs to make them one by one."""
-    found = list(map(object.__new__, repeat(ObjectMeta, len(keys))))
-    for fill, column in zip(_FILLS, (keys, sizes, etags, dates, repeat(_NO_METADATA)), strict=True):
-        deque(map(fill, found, column), maxlen=0)
-    return found
-
-
-def _read_as_xml(root: ET.Element, *, encoded: bool) -> tuple[list[str], list[ObjectMeta]]:
+def _read_as_xml(root: ET.Element, *, encoded: bool) -> tuple[list[str], list[Row]]:
     items = root.findall("{*}Contents")
     keys = _decoded([_said(item, "Key") for item in items], encoded=encoded)
     sizes = (int(_said(item, "Size") or 0) for item in items)
     etags = (canonical_etag(_said(item, "ETag")) for item in items)
     dates = (_date(_said(item, "LastModified")) for item in items)
-    return keys, _described(_plain(keys), sizes, etags, dates)
+    return keys, list(zip(_plain(keys), sizes, etags, dates, strict=True))
 
 
 def _decoded(said: list[str], *, encoded: bool) -> list[str]:

@@ -22,7 +22,6 @@ from asyncstore.errors import UnsafePathError
 from asyncstore.objects.small import BridgedObjects
 
 if TYPE_CHECKING:
-    import builtins
     from collections.abc import (
         AsyncGenerator,
         AsyncIterator,
@@ -259,7 +258,7 @@ class ObjectStore(Resource):
     def list(self, prefix: str) -> AsyncGenerator[Sequence[ObjectMeta], None]:
         """Yield every object whose key begins with ``prefix`` (which ends in ``/`` or is empty), page by page."""
 
-    async def list_all(self, prefix: str, *, cuts: Sequence[str] = ()) -> builtins.list[ObjectMeta]:
+    async def list_all(self, prefix: str, *, cuts: Sequence[str] = ()) -> Sequence[ObjectMeta]:
         """
         Return every object whose key begins with ``prefix``; see :meth:`list`.
 

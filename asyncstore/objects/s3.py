@@ -46,9 +46,9 @@ from asyncstore.objects._volley import Volley
 from asyncstore.objects._wire import Sender, Wire
 from asyncstore.objects.base import ALONE, Capabilities, Condition, ObjectMeta, PendingUpload, Transfer
 from asyncstore.objects.bodies import PathBody
+from asyncstore.objects.listed import Listed
 
 if TYPE_CHECKING:
-    import builtins
     from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
     from contextlib import AsyncExitStack
 
@@ -245,10 +245,11 @@ class S3ObjectStore(SignedObjectStore):
         """List objects; see :meth:`ObjectStore.list`."""
         return self._listing(prefix).objects()
 
-    async def list_all(self, prefix: str, *, cuts: Sequence[str] = ()) -> builtins.list[ObjectMeta]:
+    async def list_all(self, prefix: str, *, cuts: Sequence[str] = ()) -> Listed:
         """List all objects at once; see :meth:`ObjectStore.list_all`."""
-        found = await self._listing(prefix).at_once(cuts) if cuts else None
-        return await super().list_all(prefix) if found is None else found
+        listing = self._listing(prefix)
+        found = await listing.at_once(cuts) if cuts else None
+        return Listed([row async for page in listing.objects() for row in page.rows]) if found is None else found
 
     def _listing(self, prefix: str) -> Listing:
         return Listing(self._run, prefix, f"list {self._at(prefix)}", self._retry)

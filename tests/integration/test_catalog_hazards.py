@@ -192,10 +192,9 @@ async def test_a_file_that_changed_is_told_and_the_others_are_put(
         (data / "b").unlink()
         os.mkfifo(data / "b")
 
-    async def scan_then_change(self: Planner, *options: object) -> object:
-        found = await scanned(self, *options)  # type: ignore[arg-type]
+    async def scan_then_change(self: Planner, *options: object) -> None:
+        await scanned(self, *options)  # type: ignore[arg-type]
         await asyncio.to_thread(change)
-        return found
 
     monkeypatch.setattr(Planner, "_scan", scan_then_change)
     with pytest.raises(TransferError, match="changed while it was read") as caught:

@@ -16,7 +16,7 @@ import pytest
 from asyncstore._core.files import TEMP_PREFIX
 from asyncstore.catalog._body import LocalBody, hash_file
 from asyncstore.catalog._patterns import Matcher
-from asyncstore.catalog._scan import EmptyFolder, LocalFile, read_file, walk
+from asyncstore.catalog._scan import LocalFile, LocalFiles, Scan, read_file, row_of, walk
 from asyncstore.errors import ClosedError, IntegrityError, NotFoundError, UnsafePathError
 from asyncstore.objects.bodies import BLOCK_BYTES, SummedBody
 
@@ -34,13 +34,21 @@ def write(folder: Path, tree: Mapping[str, bytes]) -> None:
 
 
 def seen(path: Path) -> LocalFile:
-    return LocalFile.of(path.name, str(path), path.lstat(), time.time_ns())
+    return LocalFiles("", {path.name: row_of(path.lstat(), time.time_ns(), str(path))})[path.name]
+
+
+def scanned(root: Path, names: str | Sequence[str] = "**", exclude: str | Sequence[str] = ()) -> Scan:
+    real = os.path.realpath(root)
+    found = Scan(LocalFiles(f"{real}/"))
+    for _ in walk(real, Matcher.of(names, exclude), found):
+        pass
+    return found
 
 
 def walked(root: Path, names: str | Sequence[str] = "**", exclude: str | Sequence[str] = ()) -> set[str]:
     """Return the names that a walk finds; those of empty folders end in a slash."""
-    found = walk(os.path.realpath(root), Matcher.of(names, exclude))
-    return {one.name if isinstance(one, LocalFile) else f"{one.name}/" for one in found}
+    found = scanned(root, names, exclude)
+    return {*found.files, *(f"{name}/" for name in found.empty)}
 
 
 # Walking.
@@ -50,8 +58,7 @@ def test_a_walk_tells_of_each_file_what_it_is(tmp_path: Path) -> None:
     write(tmp_path, {"sub/a": b"abc"})
     (tmp_path / "sub" / "a").chmod(0o4751)
     before = time.time_ns()
-    [file] = walk(os.path.realpath(tmp_path), Matcher.of("**"))
-    assert isinstance(file, LocalFile)
+    [file] = scanned(tmp_path).files.values()
     status = (tmp_path / "sub" / "a").stat()
     assert file[:2] == ("sub/a", os.path.realpath(tmp_path / "sub" / "a"))
     assert file.size_bytes == 3
@@ -105,7 +112,6 @@ def test_a_link_to_an_empty_folder_is_one(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to("empty")
     assert walked(tmp_path) == {"empty/", "link/"}
-    assert EmptyFolder("link") in list(walk(os.path.realpath(tmp_path), Matcher.of("**")))
 
 
 def test_a_special_file_in_a_folder_that_is_meant_whole_is_refused(tmp_path: Path) -> None:

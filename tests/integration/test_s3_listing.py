@@ -45,7 +45,7 @@ async def test_ranges_make_a_whole(stub: WatchedStub, bucket: Bucket, cuts: list
         stub.seen.clear()
         found = await store.list_all("run/", cuts=cuts)
         assert [meta.key for meta in found] == KEYS
-        assert found == [meta async for page in store.list("run/") for meta in page]
+        assert list(found) == [meta async for page in store.list("run/") for meta in page]
         assert len(stub.seen) == requests + 3
 
 

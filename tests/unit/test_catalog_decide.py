@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 import pickle
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
 from asyncstore.catalog import TransferPlan
 from asyncstore.catalog._decide import Sides, decide_get, decide_put, decide_sync, doubts_of_put, same_on_both_sides
+from asyncstore.catalog._found import Found
 from asyncstore.catalog._plan import PlannedFile
-from asyncstore.catalog._scan import Identity, LocalFile
+from asyncstore.catalog._scan import Identity, LocalFile, LocalFiles
 from asyncstore.errors import InvalidValueError
 from asyncstore.objects.base import ObjectMeta
+from asyncstore.objects.listed import Listed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+KnownOf: TypeAlias = "Callable[[Mapping[str, ObjectMeta]], Mapping[str, ObjectMeta]]"
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 
@@ -22,8 +30,21 @@ def local(name: str = "a", size: int = 3) -> LocalFile:
     return LocalFile(name, f"/data/{name}", Identity(1, 2, size, 3, 4), 0o644, 5)
 
 
+def locals_of(*names: str, **sizes: int) -> LocalFiles:
+    return LocalFiles.of([*map(local, names), *(local(name, size) for name, size in sizes.items())])
+
+
 def stored(name: str = "a", size: int = 3, run: str = "run") -> ObjectMeta:
     return ObjectMeta(f"{run}/data/{name}", size, '"e"', NOW)
+
+
+def listed(objects: Mapping[str, ObjectMeta]) -> Found:
+    return Found(dict(zip(objects, Listed.of(objects.values()).rows, strict=True)))
+
+
+def mixed(objects: Mapping[str, ObjectMeta]) -> Found:
+    names = list(objects)
+    return listed({name: objects[name] for name in names[::2]}) | {name: objects[name] for name in names[1::2]}
 
 
 # Putting.
@@ -61,14 +82,14 @@ def test_what_becomes_of_a_local_file(sides: Sides, action: str, reason: str) ->
 
 
 def test_only_what_decides_is_looked_into() -> None:
-    files = [local("new"), local("other-size"), local("same-size"), local("synced"), local("in-base")]
+    files = locals_of("new", "other-size", "same-size", "synced", "in-base")
     sides = Sides(
         {"other-size": stored("other-size", 9), "same-size": stored("same-size"), "synced": stored("synced", 9)},
         {"in-base": stored("in-base", run="base"), "other-size": stored("other-size", 8, run="base")},
         {"synced": "x", "new": "x"},
     )
     doubts = doubts_of_put(files, sides)
-    assert [file.name for file in doubts.files] == ["same-size", "synced", "in-base"]
+    assert [*doubts.files] == ["same-size", "synced", "in-base"]
     assert [meta.key for meta in doubts.objects] == ["run/data/same-size", "base/data/in-base"]
 
 
@@ -129,23 +150,61 @@ def test_a_plan_is_summed_up() -> None:
     assert made.moved_bytes == 6
 
 
-def test_what_is_the_same_on_both_sides_is_what_would_be_skipped() -> None:
-    objects = {name: stored(name, size=size) for name, size in (("a", 3), ("b", 3), ("c", 4), ("d", 3))}
-    files = [local(name) for name in ("a", "b", "c", "d", "e")]
+@pytest.mark.parametrize("known_of", [dict, listed, mixed])
+def test_what_is_the_same_on_both_sides_is_what_would_be_skipped(known_of: KnownOf) -> None:
+    described = {name: stored(name, size=size) for name, size in (("a", 3), ("b", 3), ("c", 4), ("d", 3))}
+    objects = known_of(described)
+    files = locals_of("a", "b", "c", "d", "e")
     digests = dict.fromkeys("abcd", "x")
     known = Sides(objects, local=digests, remote={objects["a"].key: "x", objects["b"].key: "y", objects["c"].key: "x"})
     same = same_on_both_sides(files, objects, known)
     assert same == {"a": (3, "x")}
-    assert [file.name for file in files if decide_put(file, known).action == "skip"] == [*same]
-    present = {file.name: file for file in files}
-    wanted = [decide_get(name, meta, present, known) for name, meta in objects.items()]
+    assert [name for name, file in files.items() if decide_put(file, known).action == "skip"] == [*same]
+    wanted = [decide_get(name, meta, files, known) for name, meta in objects.items()]
     assert [file.name for file in wanted if file.action == "skip"] == [*same]
     assert same_on_both_sides(files, objects, Sides(objects, local={"a": ""}, remote={objects["a"].key: ""})) == {}
 
 
-def test_doubts_are_the_same_with_and_without_a_base() -> None:
-    files = [local("same"), local("larger", size=9), local("new")]
-    existing = {"same": stored("same"), "larger": stored("larger")}
+@pytest.mark.parametrize("known_of", [dict, listed, mixed])
+def test_doubts_are_the_same_with_and_without_a_base(known_of: KnownOf) -> None:
+    files = locals_of("same", "alike", "new", larger=9)
+    existing = known_of({name: stored(name) for name in ("alike", "larger", "gone", "same")})
     expected = doubts_of_put(files, Sides(existing, {"other": stored("other")}, {}))
-    assert doubts_of_put(files, Sides(existing)) == expected
-    assert [file.name for file in expected.files] == ["same"]
+    found = doubts_of_put(files, Sides(existing))
+    assert {**found.files} == {**expected.files} == {name: files[name] for name in ("same", "alike")}
+    assert sorted(meta.key for meta in found.objects) == sorted(meta.key for meta in expected.objects)
+    assert {meta.key for meta in found.objects} == {"run/data/alike", "run/data/same"}
+
+
+# Names of many.
+
+
+def test_objects_by_name_are_the_same_whether_they_were_listed_or_described() -> None:
+    described = {name: stored(name) for name in "abcd"}
+    for found in (Found.of(described), listed(described), mixed(described)):
+        assert {**found} == dict(found.items()) == found.as_dict() == described
+        assert (len(found), "a" in found, "x" in found, found.get("x")) == (4, True, False, None)
+        assert {**found.only(lambda name: name in "bc")} == {name: described[name] for name in "bc"}
+        more = {"a": stored("a", 9), "x": stored("x")}
+        assert {**(found | more)} == described | more
+        assert {**(found | {})} == described
+
+
+def test_listed_objects_are_a_sequence_of_described_ones() -> None:
+    described = [stored(name, size) for size, name in enumerate("abc")]
+    listed = Listed.of(described)
+    assert list(listed) == described == [listed[index] for index in range(3)]
+    assert list(listed[1:]) == described[1:]
+    assert list(reversed(listed)) == described[::-1]
+    assert (len(listed), list(Listed([])), Listed.of(listed) is listed) == (3, [], True)
+
+
+def test_local_files_are_what_was_put_in() -> None:
+    files = [local(name) for name in "abc"]
+    found = LocalFiles.of(files)
+    assert list(found.values()) == files
+    assert list(found.some(["c", "a"]).values()) == [files[2], files[0]]
+    assert found.some(["a", "b", "c"]) is found
+    plain = LocalFiles("/data/", {"a": (1, 2, 3, 3, 4, 0o644, 5, ""), "b": (1, 2, 3, 3, 4, 0o644, 5, "/elsewhere")})
+    assert plain["a"] == local("a")
+    assert plain["b"] == local("b")._replace(path="/elsewhere")

@@ -43,7 +43,7 @@ def answer(*items: str, extra: str = "", encoded: bool = False) -> bytes:
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_objects_are_read_in_every_dialect(dialect: str) -> None:
     page = objects_page(answer(item(dialect, "run/a", etag="1"), item(dialect, "run/b c", etag="2", size=0)), "list")
-    assert page.objects == [ObjectMeta("run/a", 3, '"1"', WRITTEN), ObjectMeta("run/b c", 0, '"2"', WRITTEN)]
+    assert list(page.objects) == [ObjectMeta("run/a", 3, '"1"', WRITTEN), ObjectMeta("run/b c", 0, '"2"', WRITTEN)]
     assert page.keys == ["run/a", "run/b c"]
     assert page.following is None
 
@@ -93,7 +93,8 @@ def test_the_next_page_is_asked_for_by_its_token_or_else_by_the_last_key() -> No
 
 
 def test_nothing_is_a_page_too() -> None:
-    assert objects_page(answer(), "list") == ([], [], None)
+    page = objects_page(answer(), "list")
+    assert (list(page.objects), page.keys, page.following) == ([], [], None)
 
 
 def test_what_is_no_listing_is_an_error() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from asyncstore.catalog._found import Found
 from asyncstore.catalog._packed._meta import PackedMeta, located
 from asyncstore.catalog._packed._shares import PACKED_BYTES
 from asyncstore.catalog._paths import is_marker
@@ -22,7 +23,7 @@ def usable_base(
     base: Mapping[str, ObjectMeta], existing: Mapping[str, ObjectMeta], layout: Layout
 ) -> Mapping[str, ObjectMeta]:
     """Return what may be copied of a base run: a file in a pack only into a pack."""
-    if not any(type(meta) is PackedMeta for meta in base.values()):
+    if not any(type(meta) is PackedMeta for meta in Found.of(base).others.values()):
         return base
     return {
         name: meta

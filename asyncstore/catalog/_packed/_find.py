@@ -17,12 +17,14 @@ from asyncstore._core.concurrency import both, map_bounded
 from asyncstore._core.memory import room_for
 from asyncstore._core.threads import in_thread
 from asyncstore._core.traffic import charge_down
+from asyncstore.catalog._found import Found
 from asyncstore.catalog._packed._index import decode
 from asyncstore.catalog._packed._meta import FoundIndex, merged, witness
 from asyncstore.catalog._packed._names import PACKS, folders_down_to, in_uploads, is_own, parse
 from asyncstore.catalog._paths import RESERVED, folder_of, is_marker, reserved
 from asyncstore.errors import NotFoundError
 from asyncstore.objects.base import ObjectMeta
+from asyncstore.objects.listed import KEY, Listed, described
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -51,7 +53,7 @@ async def find_named(
     names: Sequence[str],
     heads: Callable[[], Awaitable[Mapping[str, ObjectMeta]]],
     look: Look,
-) -> dict[str, ObjectMeta]:
+) -> Found:
     """Return, by name, what ``heads`` finds of ``names`` as objects, and what is packed of the others."""
     if look == "always":
         found, indices = await both(heads, lambda: _list_on_the_way(lane, place, names))
@@ -59,17 +61,17 @@ async def find_named(
         found = await heads()
         missing = [name for name in names if name not in found]
         if look == "shown" or not missing:
-            return dict(found)
+            return Found.of(found)
         indices = await _list_on_the_way(lane, place, missing)
     asked = set(names)
     # Empty folders are of interest, too, and nobody can ask for these by name.
     packed = await _read(lane, place, indices, lambda name: name in asked or is_marker(name))
-    return {**packed, **found}
+    return Found.of({**packed, **found})
 
 
 async def find_listed(
     lane: Lane, place: Place, folder: str, listing: Callable[[], Awaitable[Listing]], look: Look
-) -> dict[str, ObjectMeta]:
+) -> Found:
     """
     Return, by name, what ``listing`` finds in a folder of the place as objects, and what is packed.
 
@@ -86,17 +88,16 @@ async def find_listed(
     if f"{place.root}{folder}{RESERVED}/" in listed.folders:
         indices += await list_indices(lane, _run_root(place), [place.folder + folder])
     packed = await _read(lane, place, indices)
-    found = {**packed, **alone} if packed else alone
+    found = _beside(alone, packed)
     if look == "needed" and far and not found:
-        found = dict(await _read(lane, place, await list_indices(lane, _run_root(place), far)))
+        found = Found.of(await _read(lane, place, await list_indices(lane, _run_root(place), far)))
     return found | _folders(place, listed.folders)
 
 
-async def files_of(lane: Lane, place: Place, listed: Iterable[ObjectMeta]) -> dict[str, ObjectMeta]:
+async def files_of(lane: Lane, place: Place, listed: Sequence[ObjectMeta]) -> Found:
     """Return, by name, the objects of a listing and what the indices in it say is packed."""
-    metas = list(listed)
-    alone, indices = await in_thread(_by_name, place, metas)
-    return {**await _read(lane, place, indices), **alone}
+    alone, indices = await in_thread(_by_name, place, listed)
+    return _beside(alone, await _read(lane, place, indices))
 
 
 async def pages_with_packed(
@@ -179,18 +180,26 @@ async def _read_one(lane: Lane, meta: ObjectMeta) -> FoundIndex | None:
     return FoundIndex(meta, await in_thread(decode, data, f"{lane.store.location}/{meta.key}"))
 
 
-def _by_name(place: Place, metas: Sequence[ObjectMeta]) -> tuple[dict[str, ObjectMeta], list[ObjectMeta]]:
+def _by_name(place: Place, metas: Sequence[ObjectMeta]) -> tuple[Found, list[ObjectMeta]]:
     """Return the files of a listing by name, and the indices in it."""
-    root, keys = place.root, [meta.key for meta in metas]
+    rows = Listed.of(metas).rows
+    root, keys = place.root, [row[KEY] for row in rows]
     start = len(root)
     # All that sorts between two keys with the same beginning begins so, too.
     if keys and min(keys).startswith(root) and max(keys).startswith(root) and PACKS not in "\n".join(keys):
-        return dict(zip([key[start:] for key in keys], metas, strict=True)), []
+        return Found(dict(zip([key[start:] for key in keys], rows, strict=True))), []
     # A marker of the very folder that is listed is shown as a key above it.
     files = {
-        key[start:]: meta for meta in metas if (key := meta.key).startswith(root) and not (PACKS in key and is_own(key))
+        key[start:]: row
+        for key, row in zip(keys, rows, strict=True)
+        if key.startswith(root) and not (PACKS in key and is_own(key))
     }
-    return files, [meta for meta in metas if PACKS in meta.key and is_index(meta.key)]
+    return Found(files), described([row for row in rows if PACKS in row[KEY] and is_index(row[KEY])])
+
+
+def _beside(alone: Found, packed: Mapping[str, PackedMeta]) -> Found:
+    """Return objects with what is packed and has no object of its name."""
+    return alone | {name: meta for name, meta in packed.items() if name not in alone}
 
 
 def _folders(place: Place, folders: Iterable[str]) -> dict[str, ObjectMeta]:
