@@ -1,7 +1,8 @@
 """
 What is known already: SHA-256 of files and of objects that are still as they were when they were hashed.
 
-A row counts only for exactly the file (device, inode, size, times) or object (key, ETag, size) that it was made of. The
+What is the same on both sides is told once more by rows that are read faster, see :mod:`asyncstore.catalog._pairs`. A
+row counts only for exactly the file (device, inode, size, times) or object (key, ETag, size) that it was made of. The
 functions here block; callers run them in threads, with many rows a call.
 """
 
@@ -20,13 +21,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from asyncstore.catalog._cachefile import CacheFile, transaction
-from asyncstore.catalog._scan import DEVICE, INODE, Identity, LocalFiles
+from asyncstore.catalog._pairs import PAIRS_AT_ONCE, rows_of, still_same
+from asyncstore.catalog._scan import DEVICE, IDENTITY, INODE, LocalFiles
 from asyncstore.objects.listed import ETAG, KEY, Listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from asyncstore.catalog._scan import LocalFile
+    from asyncstore.catalog._found import Found
+    from asyncstore.catalog._pairs import Same
+    from asyncstore.catalog._scan import Identity, LocalFile
     from asyncstore.catalog._scan import Row as SeenRow
     from asyncstore.objects.base import ObjectMeta
 
@@ -39,12 +43,12 @@ KEPT_DAYS = 90
 """Rows that nobody has asked for in so many days are removed."""
 
 ROWS_LIMIT = 1_000_000
-"""Most rows of each table; beyond, those are removed that nobody has asked for the longest."""
+"""Most files, objects, and pairs of them; beyond, those are removed that nobody has asked for the longest."""
 
 SIZE_LIMIT_BYTES = 512 * 1024 * 1024
 """A file of which more is filled is looked through for what can be removed before the day is over."""
 
-_VERSION = 0x61730001
+_VERSION = 0x61730002
 """Its last digits are raised when the tables change."""
 
 _NOTED_DAYS = 7
@@ -65,13 +69,13 @@ _TABLES = (
     """CREATE TABLE objects(
         place TEXT, key TEXT, etag TEXT, size_bytes INTEGER, sha256 BLOB,
         used INTEGER, PRIMARY KEY (place, key)) WITHOUT ROWID""",
+    """CREATE TABLE pairs(
+        pair TEXT, number INTEGER, used INTEGER, names TEXT, etags TEXT, identities BLOB, digests BLOB,
+        PRIMARY KEY (pair, number))""",
 )
 
 Row: TypeAlias = tuple[Any, ...]
 _Digests: TypeAlias = "Callable[[Iterable[Row]], dict[str, str]]"
-
-_TOLD = len(Identity._fields)
-"""How much of what was seen of a file tells it from others and from itself with other contents."""
 
 
 class Seen(Protocol):
@@ -99,10 +103,13 @@ class _Table:
     """What is read; the first is the key."""
     width: int
     """How many columns there are."""
+    each: int = 1
+    """Of how many files or objects a row tells."""
 
 
 _FILES = _Table("files", "device", "inode", "inode, size_bytes, mtime_ns, ctime_ns, sha256", 7)
 _OBJECTS = _Table("objects", "place", "key", "key, size_bytes, etag, sha256", 6)
+_PAIRS = _Table("pairs", "pair", "number", "names, etags, identities, digests", 7, PAIRS_AT_ONCE)
 
 
 def cache_folder() -> Path:
@@ -206,6 +213,36 @@ class Known:
         rows = [(place, key, etag, size_bytes, bytes.fromhex(digest), day) for key, etag, size_bytes, digest in listed]
         self._write(_OBJECTS, rows)
 
+    def same_as_before(self, pair: str, files: LocalFiles, objects: Found) -> Same:
+        """
+        Return files that are the same as the objects of their names, as :meth:`remember_same` was told of a pair.
+
+        What was told long ago does not count: the other tables are to be asked, too, as that keeps their rows.
+        """
+        asked = f"SELECT {_PAIRS.columns} FROM pairs WHERE pair = ? AND used >= ?"
+
+        def read(db: sqlite3.Connection) -> Same:
+            return still_same(db.execute(asked, (pair, _today() - _NOTED_DAYS)), files.rows, objects.rows)
+
+        if not os.path.exists(self._file.path):
+            return {}
+        with self._reading:
+            return self._file.use(read) or {}
+
+    def remember_same(self, pair: str, same: Same, files: LocalFiles, objects: Found) -> None:
+        """Remember of a pair, see :func:`pair_of`, what is the same, and nothing else."""
+
+        def write(db: sqlite3.Connection) -> None:
+            day = _today()
+            with transaction(db):
+                db.execute("DELETE FROM pairs WHERE pair = ?", (pair,))
+                for number, row in enumerate(rows_of(same, files.rows, objects.rows)):
+                    db.execute("INSERT INTO pairs VALUES (?, ?, ?, ?, ?, ?, ?)", (pair, number, day, *row))
+            _prune(db)
+
+        with self._writing:
+            self._file.use(write)
+
     def _read(
         self, table: _Table, group: Any, wanted: Collection[Any], digests: _Digests, prefix: str = ""
     ) -> dict[str, str]:
@@ -295,7 +332,7 @@ def _matching(rows: Iterable[Row], names: Mapping[Row, str]) -> dict[str, str]:
 
 def _stored(row: SeenRow) -> Row:
     """Return what the table of files holds of a file, from its inode to its digest."""
-    return row[INODE:_TOLD] if row[INODE] < _SIGNED else (_signed(row[INODE]), *row[INODE + 1 : _TOLD])
+    return row[INODE:IDENTITY] if row[INODE] < _SIGNED else (_signed(row[INODE]), *row[INODE + 1 : IDENTITY])
 
 
 def _prune(db: sqlite3.Connection) -> None:
@@ -306,13 +343,14 @@ def _prune(db: sqlite3.Connection) -> None:
     if pruned == day and (pages - free) * page_bytes <= SIZE_LIMIT_BYTES:
         return
     with transaction(db):
-        for table in (_FILES, _OBJECTS):
+        for table in (_FILES, _OBJECTS, _PAIRS):
+            limit = ROWS_LIMIT // table.each
             db.execute(f"DELETE FROM {table.name} WHERE used < ?", (day - KEPT_DAYS,))
             [(count,)] = db.execute(f"SELECT count(*) FROM {table.name}")
-            if count > ROWS_LIMIT:
+            if count > limit:
                 # Somewhat more than must be, or else the next write would do it again.
                 key = f"{table.group}, {table.key}"
-                oldest = f"SELECT {key} FROM {table.name} ORDER BY used LIMIT {count - ROWS_LIMIT * 9 // 10}"
+                oldest = f"SELECT {key} FROM {table.name} ORDER BY used LIMIT {count - limit * 9 // 10}"
                 db.execute(f"DELETE FROM {table.name} WHERE ({key}) IN ({oldest})")
         db.execute(f"PRAGMA user_version = {day}")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from asyncstore._core.concurrency import both
 from asyncstore._core.threads import in_thread
+from asyncstore.catalog._comparing import LastTime, compared
 from asyncstore.catalog._decide import (
     Sides,
     decide_get,
@@ -19,12 +20,12 @@ from asyncstore.catalog._decide import (
     of_same_size,
     same_on_both_sides,
 )
-from asyncstore.catalog._digests import local_digests
 from asyncstore.catalog._find import HEADS_LIMIT, find, find_around, list_all, real_files
 from asyncstore.catalog._land import look
 from asyncstore.catalog._packed._decide import settled, usable_base
 from asyncstore.catalog._packed._find import files_of
 from asyncstore.catalog._packed._meta import located
+from asyncstore.catalog._pairs import pair_of
 from asyncstore.catalog._paths import Place, check_names, folder_of, is_marker, marker, refusals, reserved
 from asyncstore.catalog._plan import Decided, Kind, Layout, PlannedFile, TransferPlan
 from asyncstore.catalog._refusals import check_beside, check_root, check_targets
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     import builtins
     from collections.abc import Mapping, Sequence
 
-    from asyncstore.catalog._decide import Doubts
     from asyncstore.catalog._found import Found
     from asyncstore.catalog._lane import Lane
     from asyncstore.catalog._packed._find import Look
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from asyncstore.objects.base import ObjectMeta
 
 __all__ = ["Planner"]
-
-_NOTHING = Sides()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,19 +97,25 @@ class Planner:
         base = usable_base(base, existing, self.layout)
         await check_beside(self.lane, names, existing)
         safe = files.some(names)
-        sides = await self._looked_into(safe, Sides(existing, base, synced))
+        last_time = LastTime(self.lane, pair_of(self.lane.place, place.root, root, matcher), safe, existing)
+        before, rest = ({}, safe) if synced else await last_time.same()
+        doubts = await in_thread(doubts_of_put, rest, Sides(existing, base, synced))
+        looked = await compared(self.lane, doubts)
+        sides = Sides(existing, base, synced, looked.local, looked.remote)
 
         def decide() -> Decided:
-            same = {} if synced else same_on_both_sides(safe, existing, sides)
-            others = (name for name in safe if name not in same)
-            planned = settled((decide_put(safe[name], sides) for name in others), base, existing, self.layout)
+            same = {} if synced else before | same_on_both_sides(rest, existing, sides)
+            others = (rest[name] for name in rest if name not in same)
+            planned = settled((decide_put(file, sides) for file in others), base, existing, self.layout)
             for name, why in refused.items():
                 planned.append(PlannedFile(name, "refuse", 0 if is_marker(name) else files[name].size_bytes, why))
             planned += [_planned_marker(marker(name), existing) for name in empty]
             return Decided(self._plan("put", place, root, planned), same)
 
         # In a thread, as all that takes long with many files: the loop has others to serve.
-        return await in_thread(decide)
+        decided = await in_thread(decide)
+        await last_time.remember(before, decided.same)
+        return decided
 
     async def get(
         self, folder: ComputeFolder, run_id: str, matcher: Matcher, *, allow_no_match: bool, refuse: bool
@@ -130,16 +134,20 @@ class Planner:
         refused = await _refusals(names, place, refuse)
         safe = [name for name in names if name not in refused] if refused else names
         present = await self._look(root, [name for name in safe if not is_marker(name)], clean=refuse)
-        sides = await self._compared(await in_thread(of_same_size, present, objects))
+        last_time = LastTime(self.lane, pair_of(self.lane.place, place.root, root, matcher), present, objects)
+        before, rest = await last_time.same()
+        sides = await compared(self.lane, await in_thread(of_same_size, rest, objects))
 
         def decide() -> Decided:
-            same = same_on_both_sides(present, objects, sides)
+            same = before | same_on_both_sides(rest, objects, sides)
             others = [name for name in safe if name not in same]
             planned = [_decided_get(name, objects[name], present, sides, root) for name in others]
             planned += [PlannedFile(name, "refuse", objects[name].size_bytes, why) for name, why in refused.items()]
             return Decided(self._plan("get", place, root, planned), same)
 
-        return await in_thread(decide)
+        decided = await in_thread(decide)
+        await last_time.remember(before, decided.same)
+        return decided
 
     async def sync(self, previous_run_id: str, run_id: str) -> TransferPlan:
         """Plan a copy from one run to another."""
@@ -192,18 +200,6 @@ class Planner:
 
     async def _found(self, place: Place | None, matcher: Matcher, names: Sequence[str]) -> Mapping[str, ObjectMeta]:
         return {} if place is None else await find(self.lane, place, matcher, names, self._look_for_packs("shown"))
-
-    async def _looked_into(self, files: LocalFiles, sides: Sides) -> Sides:
-        looked = await self._compared(await in_thread(doubts_of_put, files, sides))
-        return Sides(sides.existing, sides.base, sides.synced, looked.local, looked.remote)
-
-    async def _compared(self, doubts: Doubts) -> Sides:
-        if not doubts.files:
-            return _NOTHING
-        local, remote = await both(
-            lambda: local_digests(doubts.files, self.lane.known), lambda: self.lane.digests(doubts.objects)
-        )
-        return Sides(local=local, remote=remote)
 
     async def _has_anything(self, run_id: str) -> bool:
         # A HEAD cannot say that there is no bucket, or that the secret is wrong: here the storage does.

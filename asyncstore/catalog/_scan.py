@@ -25,15 +25,17 @@ from asyncstore.objects._errors import from_file_error
 from asyncstore.objects.folder import LOCK_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
     from asyncstore.catalog._patterns import Matcher
 
 __all__ = [
     "DEVICE",
+    "IDENTITY",
     "INODE",
     "RACY_NS",
     "READ",
+    "SEEN",
     "SIZE",
     "Identity",
     "LocalFile",
@@ -114,7 +116,11 @@ Row: TypeAlias = tuple[int, int, int, int, int, int, int, str]
 DEVICE: Final = 0
 INODE: Final = 1
 SIZE: Final = 2
-_IDENTITY = len(Identity._fields)
+MODE: Final = 5
+SEEN: Final = 6
+PATH: Final = 7
+IDENTITY: Final = 5
+"""How many of these fields are those of :class:`Identity`; they come first."""
 
 
 class LocalFiles(Mapping[str, LocalFile]):
@@ -147,7 +153,8 @@ class LocalFiles(Mapping[str, LocalFile]):
 
     def __getitem__(self, name: str) -> LocalFile:
         row = self.rows[name]
-        return _new(LocalFile, (name, row[-1] or self.top + name, _new(Identity, row[:_IDENTITY]), row[-3], row[-2]))
+        identity = _new(Identity, row[:IDENTITY])
+        return _new(LocalFile, (name, row[PATH] or self.top + name, identity, row[MODE], row[SEEN]))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.rows)
@@ -158,6 +165,10 @@ class LocalFiles(Mapping[str, LocalFile]):
     def some(self, names: Sequence[str]) -> LocalFiles:
         """Return those files; ``names`` has each at most once."""
         return self if len(names) == len(self.rows) else LocalFiles(self.top, {name: self.rows[name] for name in names})
+
+    def without(self, names: Container[str]) -> LocalFiles:
+        """Return the other files."""
+        return LocalFiles(self.top, {name: row for name, row in self.rows.items() if name not in names})
 
 
 @dataclass(frozen=True, slots=True)

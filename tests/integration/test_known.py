@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from asyncstore.catalog import _known
+from asyncstore.catalog._found import Found
 from asyncstore.catalog._known import Known, cache_folder, place_of
-from asyncstore.catalog._scan import Identity, LocalFile
+from asyncstore.catalog._scan import Identity, LocalFile, LocalFiles
 from asyncstore.objects.base import ObjectMeta
+from asyncstore.objects.listed import Listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -362,6 +364,64 @@ def test_there_are_never_much_more_rows_than_the_limit(known: Known, monkeypatch
                 [(count,)] = db.execute(f"SELECT count(*) FROM {table}")
                 assert min(start + 300, 900) <= count <= 1000
         db.close()
+
+
+# What was the same on both sides.
+
+
+def sides(count: int) -> tuple[dict[str, tuple[int, str]], LocalFiles, Found]:
+    files = LocalFiles.of(local_file(number) for number in range(count))
+    objects = {name: meta(f"run/{name}") for name in files}
+    same = {name: (10, digest(number)) for number, name in enumerate(files)}
+    return same, files, Found(dict(zip(objects, Listed.of(objects.values()).rows, strict=True)))
+
+
+def test_what_was_the_same_is_told_of_its_pair_alone(known: Known) -> None:
+    same, files, objects = sides(2500)
+    assert known.same_as_before("pair", files, objects) == {}
+    known.remember_same("pair", same, files, objects)
+    assert known.same_as_before("pair", files, objects) == same
+    assert known.same_as_before("other", files, objects) == {}
+    known.remember_same("other", same, files, objects)
+    fewer = {name: same[name] for name in ("f1", "f7")}
+    known.remember_same("pair", fewer, files, objects)
+    assert known.same_as_before("pair", files, objects) == fewer
+    assert known.same_as_before("other", files, objects) == same
+    (known.folder / "catalog.db").write_bytes(b"no database")
+    assert known.same_as_before("pair", files, objects) == {}
+
+
+def test_what_was_told_long_ago_is_looked_up_file_by_file_and_told_anew(
+    known: Known, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    today = int(time.time()) // DAY_S
+    same, files, objects = sides(3)
+    known.remember_same("pair", same, files, objects)
+    for day, expected in ((7, same), (8, {})):
+        monkeypatch.setattr(_known, "_today", lambda day=day: today + day)
+        assert known.same_as_before("pair", files, objects) == expected
+    known.remember_same("pair", same, files, objects)
+    assert known.same_as_before("pair", files, objects) == same
+
+
+def test_pairs_that_nobody_asks_for_and_those_beyond_the_limit_are_removed(
+    known: Known, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_known, "ROWS_LIMIT", 10_000)
+    monkeypatch.setattr(_known, "SIZE_LIMIT_BYTES", 0)
+    same, files, objects = sides(1001)
+    for number in range(20):
+        known.remember_same(f"pair-{number}", same, files, objects)
+        with sqlite3.connect(known.folder / "catalog.db") as db:
+            [(count,)] = db.execute("SELECT count(*) FROM pairs")
+        db.close()
+        assert min(2 * number + 2, 9) <= count <= 10
+    today = int(time.time()) // DAY_S
+    monkeypatch.setattr(_known, "_today", lambda: today + 91)
+    known.remember_same("last", same, files, objects)
+    with sqlite3.connect(known.folder / "catalog.db") as db:
+        assert {pair for (pair,) in db.execute("SELECT pair FROM pairs")} == {"last"}
+    db.close()
 
 
 def test_the_folder_is_the_user_s_choice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -22,8 +22,12 @@ _NAMES: dict[str, str] = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"}
 
 def tag(name: str, text: object) -> str:
     """Return an element that holds only text; control characters go as references, as S3 sends them."""
-    escaped = _SPECIAL.sub(lambda found: _NAMES.get(found[0]) or f"&#{ord(found[0])};", str(text))
-    return f"<{name}>{escaped}</{name}>"
+    plain = str(text)
+    return f"<{name}>{_SPECIAL.sub(_reference, plain) if _SPECIAL.search(plain) else plain}</{name}>"
+
+
+def _reference(found: re.Match[str]) -> str:
+    return _NAMES.get(found[0]) or f"&#{ord(found[0])};"
 
 
 def document(root: str, content: str) -> Answer:
