@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["CacheFile", "transaction"]
 
 _PATIENCE_S = 1.0
-_CACHE_KIB = 16 * 1024
 _BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISMATCH}
 
 R = TypeVar("R")
@@ -78,7 +77,6 @@ class CacheFile:
             # A row that is lost with the power is found out anew.
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute("PRAGMA temp_store = MEMORY")
-            db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         except BaseException:
             db.close()
             raise

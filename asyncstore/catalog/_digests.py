@@ -21,10 +21,13 @@ if TYPE_CHECKING:
     from asyncstore.catalog._known import Known
     from asyncstore.catalog._scan import LocalFile, LocalFiles
 
-__all__ = ["HASHERS", "local_digests"]
+__all__ = ["HASHERS", "PORTION", "local_digests"]
 
 HASHERS = min(8, os.cpu_count() or 1)
 """Hashing fills a core each."""
+
+PORTION = 5000
+"""Files that are hashed before it is remembered, so that not all is lost if this is cancelled."""
 
 
 async def local_digests(files: LocalFiles, known: Known | None) -> Mapping[str, str]:
@@ -34,20 +37,24 @@ async def local_digests(files: LocalFiles, known: Known | None) -> Mapping[str, 
     What becomes of these is for the transfer to say, which looks at them again.
     """
     found = {} if known is None else await in_thread(known.digests_of, files)
+    missing = [name for name in files if name not in found]
+    for start in range(0, len(missing), PORTION):
+        found |= await _hashed([files[name] for name in missing[start : start + PORTION]], known)
+    return found
+
+
+async def _hashed(files: Sequence[LocalFile], known: Known | None) -> dict[str, str]:
     news: list[tuple[LocalFile, str]] = []
 
     async def hash_batch(batch: Sequence[LocalFile]) -> None:
         news.extend(await in_stoppable_thread(partial(_hash_all, batch)))
 
-    if len(found) == len(files):
-        return found
-    missing = [files[name] for name in files if name not in found]
-    large = [[file] for file in missing if file.size_bytes > BLOCK_BYTES]
-    small = [file for file in missing if file.size_bytes <= BLOCK_BYTES]
+    large = [[file] for file in files if file.size_bytes > BLOCK_BYTES]
+    small = [file for file in files if file.size_bytes <= BLOCK_BYTES]
     await for_each(hash_batch, [*large, *batches(small, workers=HASHERS)], limit=HASHERS)
-    if known is not None and news:
+    if known is not None:
         await in_thread(known.remember_files, news)
-    return found | {file.name: digest for file, digest in news}
+    return {file.name: digest for file, digest in news}
 
 
 def _hash_all(files: Sequence[LocalFile], stop: Stop) -> list[tuple[LocalFile, str]]:

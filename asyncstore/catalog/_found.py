@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from asyncstore.objects.base import ObjectMeta
 from asyncstore.objects.listed import described
@@ -43,6 +43,11 @@ class Found(Mapping[str, ObjectMeta]):
     def __getitem__(self, name: str) -> ObjectMeta:
         row = self.rows.get(name)
         return self.others[name] if row is None else ObjectMeta(*row)
+
+    def get(self, name: str, default: Any = None) -> ObjectMeta | Any:
+        """Return the object of that name; what a mapping does by itself takes ten times as long where there is none."""
+        row = self.rows.get(name)
+        return self.others.get(name, default) if row is None else ObjectMeta(*row)
 
     def __contains__(self, name: object) -> bool:
         return name in self.rows or name in self.others

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
-from asyncstore.catalog import FileSystemCatalog, _scan
+from asyncstore.catalog import FileSystemCatalog, _digests, _scan
 from asyncstore.catalog._known import Known, cache_folder
 from asyncstore.catalog._lane import Lane
 from asyncstore.testing.catalog import read_tree, write_tree
@@ -133,3 +135,34 @@ async def test_a_catalog_that_remembers_nothing_works_as_well(tmp_path: Path) ->
             await catalog.put("**", "run")
         assert (await catalog.get("**", "run", dry_run=True)).counts() == {"skip": len(TREE)}
     assert not (cache_folder() / "catalog.db").exists()
+
+
+async def test_what_was_hashed_before_a_cancellation_is_not_hashed_again(
+    catalog: FileSystemCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tree(tmp_path / "data", TREE)
+    await catalog.put("**", "run")
+    shutil.copytree(tmp_path / "data", tmp_path / "copy")
+    monkeypatch.setattr(_digests, "PORTION", 400)
+    loop, cancelled, names = asyncio.get_running_loop(), threading.Event(), list[str]()
+
+    def cancel() -> None:
+        task.cancel()
+        loop.call_soon(cancelled.set)
+
+    def read(file: _scan.LocalFile) -> tuple[bytes | memoryview, str]:
+        names.append(file.name)
+        if len(names) == 1000:
+            loop.call_soon_threadsafe(cancel)
+        if len(names) >= 1000:
+            cancelled.wait(60)
+        return _scan.read_file(file)
+
+    monkeypatch.setattr(_digests, "read_file", read)
+    task = asyncio.create_task(catalog.put("**", "run", "data", local_folder=tmp_path / "copy"))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert 1000 <= len(names) < 1200
+    names.clear()
+    await catalog.put("**", "run", "data", local_folder=tmp_path / "copy")
+    assert len(set(names)) == len(names) == len(TREE) - 800
