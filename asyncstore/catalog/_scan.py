@@ -65,8 +65,8 @@ _KIND = 0o170000
 _PORTION = 1000
 """Entries of folders looked at in one go."""
 
-_REPLACED = {errno.ELOOP, errno.ENOTDIR, errno.ENXIO}
-"""What opening a regular file cannot lead to: a link, a file or a socket has come in between."""
+_REPLACED = {errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ESPIPE, errno.EISDIR}
+"""What a regular file cannot lead to: a link, a file, a socket, a FIFO or a folder has come in between."""
 
 
 _new = tuple.__new__
@@ -266,9 +266,8 @@ def read_file(file: LocalFile) -> tuple[bytes | memoryview, str]:
     try:
         descriptor = os.open(path, READ)
         try:
-            # First of all: to read what has come in its place, a FIFO or a device, may have effects.
-            _check(file, descriptor)
             data = _read(descriptor, size_bytes)
+            # Of what came in its place before it was opened, and of what it became while it was read.
             _check(file, descriptor)
         finally:
             os.close(descriptor)
@@ -447,12 +446,16 @@ _of_status = attrgetter("st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
 
 
 def _read(descriptor: int, size_bytes: int) -> bytes | memoryview:
-    """Read a file that should have so many bytes; if it has more, perhaps one more."""
+    """
+    Read a file that should have so many bytes; if it has more, perhaps one more.
+
+    Nothing is taken out of a FIFO that has come in its place: it cannot be read at an offset.
+    """
     if size_bytes >= MAPPED_BYTES:
         data = room_for(size_bytes)
         return data[: read_at(descriptor, data, 0)]
-    read = os.read(descriptor, size_bytes + 1)
-    while 0 < len(read) < size_bytes and (more := os.read(descriptor, size_bytes + 1 - len(read))):
+    read = os.pread(descriptor, size_bytes + 1, 0)
+    while 0 < len(read) < size_bytes and (more := os.pread(descriptor, size_bytes + 1 - len(read), len(read))):
         read += more
     return read
 

@@ -15,7 +15,9 @@ import pytest
 
 from asyncstore._core.files import TEMP_PREFIX
 from asyncstore.catalog._body import LocalBody, hash_file
+from asyncstore.catalog._packed._fill import fill
 from asyncstore.catalog._patterns import Matcher
+from asyncstore.catalog._plan import PlannedFile
 from asyncstore.catalog._scan import LocalFile, LocalFiles, Scan, read_file, row_of, walk
 from asyncstore.errors import ClosedError, IntegrityError, NotFoundError, UnsafePathError
 from asyncstore.objects.bodies import BLOCK_BYTES, SummedBody
@@ -197,6 +199,28 @@ def test_a_file_that_is_not_the_one_that_was_seen_is_refused(
     change(path)
     with pytest.raises(IntegrityError, match="changed while it was read"):
         read_with(reader, file)
+
+
+@pytest.mark.parametrize("contents", [b"", b"contents", bytes(2 * MIB)])
+@pytest.mark.parametrize("reader", ["read", "hash", "body", "pack"])
+def test_nothing_is_taken_out_of_a_fifo_that_has_come_in_between(tmp_path: Path, contents: bytes, reader: str) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(contents)
+    file = seen(path)
+    put_fifo(path)
+    ends = [os.open(path, os.O_RDONLY | os.O_NONBLOCK), os.open(path, os.O_WRONLY)]
+    try:
+        os.write(ends[1], b"of another")
+        if reader == "pack":
+            filled = fill([PlannedFile.upload(file, "", "")], lambda: False)
+            assert [type(error.error) for _, error in filled.failed] == [IntegrityError]
+        else:
+            with pytest.raises(IntegrityError, match="changed while it was read"):
+                read_with(reader, file)
+        assert os.read(ends[0], 100) == b"of another"
+    finally:
+        for end in ends:
+            os.close(end)
 
 
 @pytest.mark.parametrize("reader", ["read", "hash", "body"])

@@ -108,12 +108,8 @@ def _read_fast(file: PlannedFile, room: memoryview) -> bool:
     except OSError:
         return False
     try:
-        # First of all: to read what has come in its place, a FIFO or a device, may have effects.
-        return (
-            is_still(identity, descriptor)
-            and os.readv(descriptor, (room,)) == file.size_bytes
-            and is_still(identity, descriptor)
-        )
+        # At an offset, as nothing can be taken out of a FIFO so that may have come in its place.
+        return os.preadv(descriptor, (room,), 0) == identity.size_bytes and is_still(identity, descriptor)
     except OSError:
         return False
     finally:
