@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from contextlib import asynccontextmanager
+from operator import attrgetter
 from typing import TYPE_CHECKING, TypeVar
 
 from asyncstore._core.threads import in_stoppable_thread
@@ -162,4 +163,5 @@ class LocalTurns:
 
 def mean_bytes(files: Collection[Sized]) -> int:
     """Return how large files are on the average; none are none."""
-    return sum(file.size_bytes for file in files) // max(1, len(files))
+    total: int = sum(map(attrgetter("size_bytes"), files))
+    return total // max(1, len(files))

@@ -175,9 +175,11 @@ class Known:
         rows: list[Row] = []
         for file, digest in pairs:
             identity = file.identity
-            if identity is not None and not identity.racy(file.seen_ns or now_ns):
-                device, inode, *others = identity
-                rows.append((_signed(device), _signed(inode), *others, bytes.fromhex(digest), day))
+            if identity is None or identity.racy(file.seen_ns or now_ns):
+                continue
+            if identity.device >= _SIGNED or identity.inode >= _SIGNED:
+                identity = identity._replace(device=_signed(identity.device), inode=_signed(identity.inode))
+            rows.append((*identity, bytes.fromhex(digest), day))
         self._write(_FILES, rows)
 
     def digests_at(self, place: str, metas: Sequence[ObjectMeta], prefix: str = "") -> dict[str, str]:

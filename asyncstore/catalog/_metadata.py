@@ -36,8 +36,9 @@ def file_metadata(file: PlannedFile, digest: str) -> Mapping[str, str]:
     metadata = {DIGEST_KEY: digest}
     if file.mode is not None:
         metadata[MODE_KEY] = f"{_REGULAR | file.mode:o}"
-    if file.identity is not None:
-        seconds, rest = divmod(file.identity.mtime_ns, _NS)
+    identity = file.identity
+    if identity is not None:
+        seconds, rest = divmod(identity.mtime_ns, _NS)
         metadata[MTIME_KEY] = f"{seconds}.{rest:09}"
     return metadata
 

@@ -67,8 +67,8 @@ class PlannedFile(NamedTuple):
     """Of that object."""
     path: str = ""
     """Where the file to upload really lies."""
-    identity: Identity | None = None
-    """What that file was when the plan was made; it must still be so."""
+    seen: tuple[int, ...] | None = None
+    """What that file was when the plan was made, see :attr:`identity`: in plain, as there may be very many."""
     mode: int | None = None
     """Permission bits of that file."""
     seen_ns: int = 0
@@ -82,14 +82,19 @@ class PlannedFile(NamedTuple):
     plain: bool = False
     """Whether it becomes an object of its own also where it might be packed."""
 
+    @property
+    def identity(self) -> Identity | None:
+        """What the file to upload was when the plan was made; it must still be so."""
+        return None if self.seen is None else tuple.__new__(Identity, self.seen)
+
     @classmethod
     def upload(cls, file: LocalFile, reason: str, digest: str) -> PlannedFile:
         """Plan to upload a local file; its digest is empty if it is not known yet."""
         name, path, identity, mode, seen_ns = file
-        size_bytes = identity.size_bytes
+        seen, size_bytes = tuple(identity), identity.size_bytes
         # To look at each argument's name takes five times as long, and there are many.
         return tuple.__new__(
-            cls, (name, "upload", size_bytes, reason, digest, "", "", path, identity, mode, seen_ns, "", 0, None, False)
+            cls, (name, "upload", size_bytes, reason, digest, "", "", path, seen, mode, seen_ns, "", 0, None, False)
         )
 
 
@@ -233,10 +238,11 @@ def ranges(size_bytes: int, step: int = RANGE_BYTES) -> list[tuple[int, int]]:
 
 def _file_to_json(file: PlannedFile) -> dict[str, Any]:
     value = file._asdict()
-    value["identity"] = None if file.identity is None else list(file.identity)
-    return value
+    seen = value.pop("seen")
+    return value | {"identity": None if seen is None else list(seen)}
 
 
 def _file_from_json(value: Mapping[str, Any]) -> PlannedFile:
-    identity = value["identity"]
-    return PlannedFile(**{**value, "identity": None if identity is None else Identity(*identity)})
+    fields = dict(value)
+    identity = fields.pop("identity")
+    return PlannedFile(**fields, seen=None if identity is None else tuple(Identity(*identity)))

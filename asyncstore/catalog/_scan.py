@@ -33,6 +33,7 @@ __all__ = [
     "DEVICE",
     "IDENTITY",
     "INODE",
+    "MTIME",
     "RACY_NS",
     "READ",
     "SEEN",
@@ -118,6 +119,7 @@ Row: TypeAlias = tuple[int, int, int, int, int, int, int, str]
 DEVICE: Final = 0
 INODE: Final = 1
 SIZE: Final = 2
+MTIME: Final = 3
 MODE: Final = 5
 SEEN: Final = 6
 PATH: Final = 7
@@ -328,8 +330,8 @@ def row_of(status: os.stat_result, seen_ns: int, path: str = "") -> Row:
     )
 
 
-def is_still(identity: Identity, descriptor: int) -> bool:
-    """Tell whether an open file is the one that was seen."""
+def is_still(identity: tuple[int, ...], descriptor: int) -> bool:
+    """Tell whether an open file is the one that was seen; its :class:`Identity` may be a plain tuple."""
     return bool(_of_status(os.fstat(descriptor)) == identity[1:])
 
 

@@ -136,6 +136,7 @@ class Upload:
 
 def local_file(file: PlannedFile) -> LocalFile:
     """Return the file that a plan means."""
-    assert file.identity is not None
+    identity = file.identity
+    assert identity is not None
     # At half of what its own constructor takes; there are many.
-    return tuple.__new__(LocalFile, (file.name, file.path, file.identity, file.mode or 0, file.seen_ns))
+    return tuple.__new__(LocalFile, (file.name, file.path, identity, file.mode or 0, file.seen_ns))

@@ -135,7 +135,7 @@ def test_an_upload_is_planned_as_by_the_names_of_its_fields() -> None:
         "new",
         digest="digest",
         path="/data/name",
-        identity=identity,
+        seen=tuple(identity),
         mode=0o640,
         seen_ns=7,
     )

@@ -101,15 +101,15 @@ def fill(files: Sequence[PlannedFile], stop: Stop) -> Filled:
 
 def _read_fast(file: PlannedFile, room: memoryview) -> bool:
     """Read a file into ``room``, which has a byte more than it; return whether all of the very file that was seen."""
-    identity = file.identity
-    assert identity is not None
+    seen = file.seen
+    assert seen is not None
     try:
         descriptor = os.open(file.path, READ)
     except OSError:
         return False
     try:
         # At an offset, as nothing can be taken out of a FIFO so that may have come in its place.
-        return os.preadv(descriptor, (room,), 0) == identity.size_bytes and is_still(identity, descriptor)
+        return os.preadv(descriptor, (room,), 0) == file.size_bytes and is_still(seen, descriptor)
     except OSError:
         return False
     finally:

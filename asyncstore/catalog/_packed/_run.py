@@ -38,19 +38,25 @@ class PackedMoves:
         self._place = place
         self._tally = tally
         self._plan = plan
-        self.others = [file for file in plan.files if not file.pack and not goes_packed(file, plan.layout)]
+        self._uploads: list[PlannedFile] = []
+        self._copies: list[PlannedFile] = []
+        self.others: list[PlannedFile] = []
         """Files that neither go into packs nor come out of them."""
+        for file in plan.files:
+            if file.action == "upload" and goes_packed(file, plan.layout):
+                self._uploads.append(file)
+            elif file.action == "copy" and file.pack:
+                self._copies.append(file)
+            else:
+                self.others.append(file)
         self.digests: dict[str, str] = {}
         """Of what is in the target now, by name; failures are in the tally."""
 
     async def run(self) -> None:
         """Move all that go into packs or come out of them."""
-        layout = self._plan.layout
-        uploads = [file for file in self._plan.files if file.action == "upload" and goes_packed(file, layout)]
-        copies = [file for file in self._plan.files if file.action == "copy" and file.pack]
-        packed = [file for file in copies if not file.plain]
+        packed = [file for file in self._copies if not file.plain]
         unpack = Unpack(self._passage, self._place, self._tally)
-        calls = [partial(unpack.run, [file for file in copies if file.plain])]
+        calls = [partial(unpack.run, [file for file in self._copies if file.plain])]
         puts: list[PackedPut] = []
         if self._plan.kind == "sync":
             for folder, files in self._by_folder(packed).items():
@@ -59,7 +65,7 @@ class PackedMoves:
                 calls.append(partial(puts[-1].run, (), files))
         else:
             puts.append(PackedPut(self._passage, self._place, self._tally))
-            calls.append(partial(puts[-1].run, uploads, packed))
+            calls.append(partial(puts[-1].run, self._uploads, packed))
         await all_of(calls, limit=len(calls))
         self.digests |= unpack.digests
         for put in puts:

@@ -13,7 +13,6 @@ from asyncstore.catalog._packed._read import PIECES_AT_ONCE, digest_of, piece_re
 from asyncstore.catalog._packed._shares import Piece
 from asyncstore.catalog._packed._turns import all_of
 from asyncstore.catalog._paths import is_marker
-from asyncstore.catalog._scan import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,5 +65,5 @@ class Unpack:
 def _metadata(file: PlannedFile) -> dict[str, str]:
     if is_marker(file.name):
         return {}
-    identity = None if file.mtime_ns is None else Identity(0, 0, file.size_bytes, file.mtime_ns, 0)
-    return dict(file_metadata(file._replace(identity=identity), file.digest))
+    seen = None if file.mtime_ns is None else (0, 0, file.size_bytes, file.mtime_ns, 0)
+    return dict(file_metadata(file._replace(seen=seen), file.digest))
