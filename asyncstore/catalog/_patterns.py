@@ -130,6 +130,11 @@ class Matcher:
         depth = self.folder.count("/") + 1
         return all(len(pattern.segments) == depth and pattern.segments[-1] != "**" for pattern in self.patterns)
 
+    @property
+    def everything(self) -> bool:
+        """Whether every name is meant."""
+        return not self.excluded and any(set(pattern.segments) == {"**"} for pattern in self.patterns)
+
     def matches(self, name: str) -> bool:
         """Tell whether a name is meant."""
         return any(pattern.matches(name) for pattern in self.patterns) and not self._excludes(name)

@@ -26,7 +26,7 @@ from asyncstore.catalog._packed._decide import settled, usable_base
 from asyncstore.catalog._packed._find import files_of
 from asyncstore.catalog._packed._meta import located
 from asyncstore.catalog._pairs import pair_of
-from asyncstore.catalog._paths import Place, check_names, folder_of, is_marker, marker, refusals, reserved
+from asyncstore.catalog._paths import RESERVED, Place, check_names, folder_of, is_marker, marker, refusals, reserved
 from asyncstore.catalog._plan import Decided, Kind, Layout, PlannedFile, TransferPlan
 from asyncstore.catalog._refusals import check_beside, check_root, check_targets
 from asyncstore.catalog._scan import LocalFiles, Scan, real_folder, test_of, walk
@@ -235,6 +235,8 @@ def _overgrown(name: str, objects: Mapping[str, ObjectMeta]) -> bool:
 
 def _meant_of(matcher: Matcher, found: Found) -> Found:
     """Return what is meant of what was found; takes long where that is much."""
+    if matcher.everything and RESERVED not in "\n".join(found).casefold():
+        return found
     matches = test_of(matcher)
 
     def meant(name: str) -> object:

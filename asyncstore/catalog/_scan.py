@@ -345,7 +345,7 @@ def test_of(matcher: Matcher) -> Callable[[str], object]:
 def _all_meant(matcher: Matcher, folder: str) -> bool:
     """Tell whether everything in a folder (the top is empty) is sure to be meant, at any depth."""
     if not folder:
-        return not matcher.excluded and any(set(pattern.segments) == {"**"} for pattern in matcher.patterns)
+        return matcher.everything
     if any(pattern.enters(folder) for pattern in matcher.excluded):
         return False
     return any(pattern.covers(folder) for pattern in matcher.patterns)
