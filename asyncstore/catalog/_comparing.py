@@ -10,10 +10,14 @@ from asyncstore._core.threads import in_thread
 from asyncstore.catalog._decide import Sides
 from asyncstore.catalog._digests import local_digests
 from asyncstore.catalog._pairs import PAIRS_AT_ONCE
+from asyncstore.objects.listed import ETAG, KEY, SIZE, Listed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from asyncstore.catalog._decide import Doubts
     from asyncstore.catalog._found import Found
+    from asyncstore.catalog._known import Known
     from asyncstore.catalog._lane import Lane
     from asyncstore.catalog._pairs import Same
     from asyncstore.catalog._scan import LocalFiles
@@ -59,6 +63,23 @@ class LastTime:
 
     async def remember(self, before: Same, same: Same) -> None:
         """Remember what is the same now, if it is much more than before."""
-        known, news = self.lane.known, len(same) - len(before)
-        if known is not None and news >= max(PAIRS_AT_ONCE, len(same) // _NEWS):
-            await in_thread(known.remember_same, self.pair, same, self.files, self.objects)
+        known, listed = self.lane.known, self.objects.rows
+        least = max(PAIRS_AT_ONCE, len(same) // _NEWS)
+        if known is None or len(same) - len(before) < least:
+            return
+        news = [name for name in same if name not in before and name in listed and listed[name][ETAG]]
+        if len(news) >= least:
+            await in_thread(self._remember, known, before, news, least)
+
+    def _remember(self, known: Known, before: Same, news: Sequence[str], least: int) -> None:
+        listed = self.objects.rows
+        digests = known.digests_of(self.files.some(news))
+        # Of what was listed, and not of what has replaced it since: that may be the same as the file, too.
+        stored = known.digests_at(self.lane.place, Listed([listed[name] for name in news]))
+        same = {
+            name: (listed[name][SIZE], digest)
+            for name, digest in digests.items()
+            if stored.get(listed[name][KEY]) == digest
+        }
+        if len(same) >= least:
+            known.remember_same(self.pair, before | same, self.files, self.objects)

@@ -70,8 +70,8 @@ _TABLES = (
         place TEXT, key TEXT, etag TEXT, size_bytes INTEGER, sha256 BLOB,
         used INTEGER, PRIMARY KEY (place, key)) WITHOUT ROWID""",
     """CREATE TABLE pairs(
-        pair TEXT, number INTEGER, used INTEGER, names TEXT, etags TEXT, identities BLOB, digests BLOB,
-        PRIMARY KEY (pair, number))""",
+        pair TEXT, number INTEGER, used INTEGER NOT NULL, names TEXT NOT NULL, etags TEXT NOT NULL,
+        identities BLOB NOT NULL, digests BLOB NOT NULL, PRIMARY KEY (pair, number))""",
 )
 
 Row: TypeAlias = tuple[Any, ...]
@@ -232,7 +232,11 @@ class Known:
             return self._file.use(read) or {}
 
     def remember_same(self, pair: str, same: Same, files: LocalFiles, objects: Found) -> None:
-        """Remember of a pair, see :func:`pair_of`, what is the same, and nothing else."""
+        """
+        Remember of a pair, see :func:`pair_of`, what is the same, and nothing else.
+
+        It is to be what is known of files and objects just as they were seen and listed.
+        """
 
         def write(db: sqlite3.Connection) -> None:
             day = _today()

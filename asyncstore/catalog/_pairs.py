@@ -12,7 +12,7 @@ from array import array
 from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
-from asyncstore.catalog._scan import DEVICE, IDENTITY, INODE, SEEN, Identity
+from asyncstore.catalog._scan import IDENTITY, MTIME
 from asyncstore.catalog._scan import SIZE as FILE_SIZE
 from asyncstore.objects.listed import ETAG, SIZE
 
@@ -28,7 +28,6 @@ __all__ = ["PAIRS_AT_ONCE", "PairsRow", "Same", "pair_of", "rows_of", "still_sam
 PAIRS_AT_ONCE = 1000
 """Pairs in one row; fewer are not worth it."""
 
-_LARGEST = (1 << 63) - 1
 _DIGEST_BYTES = 32
 _NUMBER_BYTES = 8
 
@@ -54,33 +53,27 @@ def pair_of(place: str, root: str, folder: str, matcher: Matcher) -> str:
 
 
 def rows_of(same: Same, files: Mapping[str, FileRow], objects: Mapping[str, ObjectRow]) -> Iterator[PairsRow]:
-    """
-    Yield rows that tell of files that are the same on both sides.
-
-    Files that had changed just before they were seen are left out: they may change again without its showing.
-    """
-    names = [name for name in same if name in objects and objects[name][ETAG] and _is_settled(files[name])]
+    """Yield rows that tell of files that are the same as the objects of their names."""
+    names = list(same)
     for start in range(0, len(names), PAIRS_AT_ONCE):
         portion = names[start : start + PAIRS_AT_ONCE]
-        identities = zip(*(files[name][:IDENTITY] for name in portion), strict=True)
-        yield (
-            "\0".join(portion),
-            "\0".join(objects[name][ETAG] for name in portion),
-            array("q", chain.from_iterable(identities)).tobytes(),
-            bytes.fromhex("".join(same[name][1] for name in portion)),
-        )
+        fields = list(zip(*(files[name][:IDENTITY] for name in portion), strict=True))
+        numbers = array("Q", chain(*fields[:MTIME])).tobytes() + array("q", chain(*fields[MTIME:])).tobytes()
+        digests = bytes.fromhex("".join(same[name][1] for name in portion))
+        yield "\0".join(portion), "\0".join(objects[name][ETAG] for name in portion), numbers, digests
 
 
 def still_same(rows: Iterable[PairsRow], files: Mapping[str, FileRow], objects: Mapping[str, ObjectRow]) -> Same:
     """Return those files of the rows that are as they were then, as are the objects of their names."""
     same: Same = {}
     for row in rows:
-        names, etags, count = row[0].split("\0"), row[1].split("\0"), len(row[3]) // _DIGEST_BYTES
-        if not len(names) == len(etags) == count == len(row[2]) // (IDENTITY * _NUMBER_BYTES):
+        names, etags = row[0].split("\0"), row[1].split("\0")
+        count = len(names)
+        if (len(etags), len(row[2]), len(row[3])) != (count, count * IDENTITY * _NUMBER_BYTES, count * _DIGEST_BYTES):
             continue
-        numbers, digests = array("q", row[2]), row[3].hex(" ", _DIGEST_BYTES).split(" ")
-        identities = zip(*(numbers[start : start + count] for start in range(0, len(numbers), count)), strict=True)
-        for name, etag, identity, digest in zip(names, etags, identities, digests, strict=True):
+        for name, etag, identity, digest in zip(
+            names, etags, _identities(row[2], count), row[3].hex(" ", _DIGEST_BYTES).split(" "), strict=True
+        ):
             file, there = files.get(name), objects.get(name)
             if file is not None and there is not None and file[:IDENTITY] == identity and there[ETAG] == etag:
                 size_bytes = there[SIZE]
@@ -89,7 +82,13 @@ def still_same(rows: Iterable[PairsRow], files: Mapping[str, FileRow], objects: 
     return same
 
 
-def _is_settled(file: FileRow) -> bool:
-    """Tell whether a file may be remembered as it was seen."""
-    small = file[DEVICE] <= _LARGEST and file[INODE] <= _LARGEST
-    return small and not Identity(*file[:IDENTITY]).racy(file[SEEN])
+def _identities(numbers: bytes, count: int) -> Iterator[tuple[int, ...]]:
+    view = memoryview(numbers)
+    cut = MTIME * count * _NUMBER_BYTES
+    # Times may lie before 1970, and a network's file system may number its files up to the last bit.
+    columns = [
+        fields[start : start + count]
+        for fields in (view[:cut].cast("Q"), view[cut:].cast("q"))
+        for start in range(0, len(fields), count)
+    ]
+    return zip(*columns, strict=True)

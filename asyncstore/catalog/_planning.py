@@ -190,11 +190,12 @@ class Planner:
         return scan, listed
 
     async def _scan(self, root: str, matcher: Matcher, scan: Scan, looked: asyncio.Event) -> None:
-        """Walk through the folder, and tell when something was found or all is over."""
+        """Walk through the folder, and tell when there is much to list or all is over."""
         walking = walk(root, matcher, scan, leave_out=self.own)
         try:
             while await in_thread(next, walking, False):
-                looked.set()
+                if len(scan.files) > HEADS_LIMIT:
+                    looked.set()
         finally:
             looked.set()
 

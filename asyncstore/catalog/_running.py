@@ -91,8 +91,9 @@ def _check(plan: TransferPlan, place: Place) -> None:
     root = f"{plan.local.rstrip('/')}/"
     for file in moved:
         path = file.path
-        # What has no segment that leads elsewhere is normal already; to make it so takes longest.
-        if path and not (os.path.normpath(path) if "/." in path else path).startswith(root):
+        # To make paths normal takes longest; where nothing leads elsewhere it would change nothing that matters.
+        plain = path.startswith("/") and "/." not in path and not path.endswith("/")
+        if path and not (path if plain else os.path.normpath(path)).startswith(root):
             raise UnsafePathError(f"nothing was moved: {file.path!r} does not lie in {plan.local!r}")
 
 

@@ -374,11 +374,12 @@ def _look(
     deeper: list[_Folder] = []
     seen_ns = time.time_ns()
     prefix, whole = folder.name, folder.whole
+    linked = folder.path.rstrip("/") != f"{root.rstrip('/')}/{prefix}".rstrip("/")
     for entry in entries:
         base = entry.name
         if base[0] == "." and _is_own(base):
             continue
-        name, path = prefix + base, ""
+        name, path = prefix + base, entry.path if linked else ""
         try:
             status = entry.stat(follow_symlinks=False)
             kind = status.st_mode & _KIND

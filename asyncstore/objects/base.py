@@ -161,7 +161,7 @@ class ObjectMeta:
     etag: str
     modified_at: datetime
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """User metadata; empty in listings, and always on a folder."""
+    """User metadata; not in listings of S3, and in a folder only what stands for a file's mode."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ class Listed(Sequence[ObjectMeta]):
 
     @classmethod
     def of(cls, objects: Iterable[ObjectMeta]) -> Listed:
-        """Return objects of listings, which have no metadata."""
+        """Return objects without their metadata, which listings of S3 do not tell."""
         if isinstance(objects, cls):
             return objects
         return cls([(one.key, one.size_bytes, one.etag, one.modified_at) for one in objects])

@@ -6,11 +6,11 @@ import asyncio
 import os
 import shutil
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from asyncstore.catalog import FileSystemCatalog, _digests, _scan
+from asyncstore.catalog import FileSystemCatalog, S3Catalog, _digests, _scan
 from asyncstore.catalog._known import Known, cache_folder
 from asyncstore.catalog._lane import Lane
 from asyncstore.testing.catalog import read_tree, write_tree
@@ -19,16 +19,19 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from asyncstore.testing.s3_stub._messages import Request
+    from asyncstore.testing.s3_stub._storage import BucketContent
+    from asyncstore.testing.servers import Bucket
+    from tests._watched import WatchedStub
+
 TREE = {f"sub-{number % 7}/{number}": f"{number:05}".encode() for number in range(1500)}
 
 
 @pytest.fixture
-async def catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FileSystemCatalog]:
+async def catalog(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[S3Catalog]:
     # Files are remembered at once, as if they had been written long ago.
     monkeypatch.setattr(_scan, "RACY_NS", 0)
-    async with FileSystemCatalog(
-        catalog_location=str(tmp_path / "catalog"), compute_data_folder=str(tmp_path / "data")
-    ) as opened:
+    async with S3Catalog(**bucket.options, compute_data_folder=str(tmp_path / "data")) as opened:
         yield opened
 
 
@@ -51,9 +54,23 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many files were written down as the same, each time."""
+    counts: list[int] = []
+    remember = Known.remember_same
+
+    def remember_same(self: Known, pair: str, same: dict[str, object], *sides: object) -> None:
+        counts.append(len(same))
+        remember(self, pair, same, *sides)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Known, "remember_same", remember_same)
+    return counts
+
+
 @pytest.mark.parametrize("direction", ["put", "get"])
 async def test_what_was_the_same_is_not_asked_for_again(
-    catalog: FileSystemCatalog, tmp_path: Path, asked: list[str], direction: str
+    catalog: S3Catalog, tmp_path: Path, asked: list[str], direction: str
 ) -> None:
     data = tmp_path / "data"
     write_tree(data, TREE)
@@ -69,27 +86,22 @@ async def test_what_was_the_same_is_not_asked_for_again(
     # Another folder with the same files is another matter.
     shutil.copytree(data, tmp_path / "copy")
     assert (await move("**", "run", "data", local_folder=tmp_path / "copy", dry_run=True)).counts()
-    assert len(asked) == 2 * len(TREE)
+    assert len({*asked}) == 2 * len(TREE)
 
 
-async def test_what_has_changed_on_either_side_is_seen(
-    catalog: FileSystemCatalog, tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_has_changed_on_either_side_is_seen(catalog: S3Catalog, bucket: Bucket, tmp_path: Path) -> None:
     data = tmp_path / "data"
     write_tree(data, TREE)
     for _ in range(3):
         await catalog.put("**", "run")
-    asked.clear()
     status = (data / "sub-1/1").stat()
     (data / "sub-1/1").write_bytes(b"other")
     os.utime(data / "sub-1/1", ns=(status.st_atime_ns, status.st_mtime_ns))
     (data / "sub-2/2").unlink()
-    monkeypatch.undo()
     plan = await catalog.put("**", "run", dry_run=True)
     assert {file.name: file.action for file in plan.files if file.action != "skip"} == {"sub-1/1": "upload"}
-    async with FileSystemCatalog(catalog_location=str(tmp_path / "catalog")) as other:
-        await other.put("**", "run", "data", local_folder=data)
-        write_tree(tmp_path / "elsewhere", {"sub-3/3": b"12345"})
+    write_tree(tmp_path / "elsewhere", {"sub-1/1": b"other", "sub-3/3": b"12345"})
+    async with S3Catalog(**bucket.options) as other:
         await other.put("**", "run", "data", local_folder=tmp_path / "elsewhere")
     plan = await catalog.get("**", "run", dry_run=True)
     assert {file.name: file.action for file in plan.files if file.action != "skip"} == {
@@ -100,19 +112,58 @@ async def test_what_has_changed_on_either_side_is_seen(
     assert read_tree(data) == TREE | {"sub-1/1": b"other", "sub-3/3": b"12345"}
 
 
-async def test_few_changes_do_not_make_it_all_be_written_anew(
-    catalog: FileSystemCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_what_replaced_an_object_after_it_was_listed_does_not_count_for_it(
+    catalog: S3Catalog, stub: WatchedStub, content: BucketContent, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
     write_tree(data, TREE)
-    told: list[int] = []
-    remember = Known.remember_same
+    await catalog.put("**", "run")
+    shutil.rmtree(cache_folder())
+    write_tree(data, {"sub-0/7": b"LOCAL"})
+    key = "run/data/sub-0/7"
+    first = content.objects[key]
+    await catalog.put("sub-0/7", "other")
+    second = content.objects["other/data/sub-0/7"]
 
-    def remember_same(self: Known, pair: str, same: dict[str, object], *sides: object) -> None:
-        told.append(len(same))
-        remember(self, pair, same, *sides)  # type: ignore[arg-type]
+    def replace(request: Request) -> None:
+        if request.operation == "ListObjectsV2" and request.query.get("prefix") == "run/data/":
+            content.objects[key] = second
 
-    monkeypatch.setattr(Known, "remember_same", remember_same)
+    stub.after = replace
+    assert (await catalog.put("**", "run", dry_run=True)).counts() == {"skip": len(TREE)}
+    stub.after = lambda _: None
+    # Bytes that are put again have the ETag that they had before.
+    content.objects[key] = first
+    for _ in range(2):
+        assert (await catalog.put("**", "run", dry_run=True)).counts() == {"skip": len(TREE) - 1, "upload": 1}
+
+
+@pytest.mark.parametrize(("layout", "racy_ns", "expected"), [("packed", 0, [1200]), ("plain", 1 << 62, [])])
+async def test_what_cannot_be_remembered_is_not_written_again_and_again(
+    catalog: S3Catalog,
+    bucket: Bucket,
+    tmp_path: Path,
+    told: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    layout: Literal["packed", "plain"],
+    racy_ns: int,
+    expected: list[int],
+) -> None:
+    monkeypatch.setattr(_scan, "RACY_NS", racy_ns)
+    write_tree(tmp_path / "data", TREE)
+    write_tree(tmp_path / "some", dict([*TREE.items()][:1200]))
+    await catalog.put("**", "run", "data", local_folder=tmp_path / "some")
+    async with S3Catalog(**bucket.options, compute_data_folder=str(tmp_path / "data"), layout=layout) as other:
+        for _ in range(4):
+            await other.put("**", "run")
+    assert told == expected
+
+
+async def test_few_changes_do_not_make_it_all_be_written_anew(
+    catalog: S3Catalog, tmp_path: Path, told: list[int]
+) -> None:
+    data = tmp_path / "data"
+    write_tree(data, TREE)
     for _ in range(3):
         await catalog.put("**", "run")
     assert told == [len(TREE)]
@@ -126,11 +177,9 @@ async def test_few_changes_do_not_make_it_all_be_written_anew(
     assert told == [len(TREE), len(TREE) + 1100]
 
 
-async def test_a_catalog_that_remembers_nothing_works_as_well(tmp_path: Path) -> None:
+async def test_a_catalog_that_remembers_nothing_works_as_well(bucket: Bucket, tmp_path: Path) -> None:
     write_tree(tmp_path / "data", TREE)
-    async with FileSystemCatalog(
-        catalog_location=str(tmp_path / "catalog"), compute_data_folder=str(tmp_path / "data"), remember=False
-    ) as catalog:
+    async with S3Catalog(**bucket.options, compute_data_folder=str(tmp_path / "data"), remember=False) as catalog:
         for _ in range(3):
             await catalog.put("**", "run")
         assert (await catalog.get("**", "run", dry_run=True)).counts() == {"skip": len(TREE)}
@@ -138,7 +187,7 @@ async def test_a_catalog_that_remembers_nothing_works_as_well(tmp_path: Path) ->
 
 
 async def test_what_was_hashed_before_a_cancellation_is_not_hashed_again(
-    catalog: FileSystemCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    catalog: S3Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_tree(tmp_path / "data", TREE)
     await catalog.put("**", "run")
@@ -166,3 +215,14 @@ async def test_what_was_hashed_before_a_cancellation_is_not_hashed_again(
     names.clear()
     await catalog.put("**", "run", "data", local_folder=tmp_path / "copy")
     assert len(set(names)) == len(names) == len(TREE) - 800
+
+
+async def test_empty_files_of_a_folder_are_not_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tree(tmp_path / "data", {f"{number}": b"" for number in range(30)})
+    async with FileSystemCatalog(
+        catalog_location=str(tmp_path / "catalog"), compute_data_folder=str(tmp_path / "data"), remember=False
+    ) as catalog:
+        await catalog.put("**", "run")
+        monkeypatch.setattr(Lane, "heads", None)
+        found = await catalog.get("**", "run", "data", local_folder=tmp_path / "out")
+    assert len(found) == 30

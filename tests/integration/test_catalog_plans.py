@@ -75,7 +75,7 @@ async def test_names_of_a_plan_from_elsewhere_do_not_lead_out(
 async def test_a_plan_from_elsewhere_takes_no_file_from_outside(catalog: FileSystemCatalog, tmp_path: Path) -> None:
     write_tree(tmp_path, {"data/a": b"a", "secret": b"secret"})
     value = (await catalog.put("**", "run", dry_run=True)).to_json()
-    for path in (str(tmp_path / "secret"), f"{tmp_path}/data/../secret"):
+    for path in (str(tmp_path / "secret"), f"{tmp_path}/data/../secret", f"{tmp_path}/data/", "./data/a"):
         value["files"][0]["path"] = path
         with pytest.raises(UnsafePathError, match="does not lie in"):
             await catalog.run(TransferPlan.from_json(value))

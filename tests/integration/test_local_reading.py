@@ -110,6 +110,21 @@ def test_what_is_on_its_way_or_our_own_is_left_out(tmp_path: Path) -> None:
     assert walked(tmp_path) == {f"{temp}.csv", ".hidden"}
 
 
+def test_what_lies_in_a_linked_folder_has_a_path_without_the_link(tmp_path: Path) -> None:
+    write(tmp_path, {"v1/a": b"a", "v1/deep/b": b"b"})
+    (tmp_path / "current").symlink_to("v1")
+    (tmp_path / "alias").symlink_to("v1/a")
+    files = scanned(tmp_path).files
+    real = os.path.realpath(tmp_path)
+    assert {name: files[name].path for name in files} == {
+        "v1/a": f"{real}/v1/a",
+        "v1/deep/b": f"{real}/v1/deep/b",
+        "current/a": f"{real}/v1/a",
+        "current/deep/b": f"{real}/v1/deep/b",
+        "alias": f"{real}/v1/a",
+    }
+
+
 def test_a_link_to_an_empty_folder_is_one(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to("empty")

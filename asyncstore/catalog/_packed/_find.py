@@ -182,19 +182,23 @@ async def _read_one(lane: Lane, meta: ObjectMeta) -> FoundIndex | None:
 
 def _by_name(place: Place, metas: Sequence[ObjectMeta]) -> tuple[Found, list[ObjectMeta]]:
     """Return the files of a listing by name, and the indices in it."""
-    rows = Listed.of(metas).rows
+    if not isinstance(metas, Listed):
+        named = {place.name_of(meta.key): meta for meta in metas if meta.key.startswith(place.root)}
+        files = {name: meta for name, meta in named.items() if not is_own(meta.key)}
+        return Found(None, files), [meta for meta in metas if is_index(meta.key)]
+    rows = metas.rows
     root, keys = place.root, [row[KEY] for row in rows]
     start = len(root)
     # All that sorts between two keys with the same beginning begins so, too.
     if keys and min(keys).startswith(root) and max(keys).startswith(root) and PACKS not in "\n".join(keys):
         return Found(dict(zip([key[start:] for key in keys], rows, strict=True))), []
     # A marker of the very folder that is listed is shown as a key above it.
-    files = {
+    listed = {
         key[start:]: row
         for key, row in zip(keys, rows, strict=True)
         if key.startswith(root) and not (PACKS in key and is_own(key))
     }
-    return Found(files), described([row for row in rows if PACKS in row[KEY] and is_index(row[KEY])])
+    return Found(listed), described([row for row in rows if PACKS in row[KEY] and is_index(row[KEY])])
 
 
 def _beside(alone: Found, packed: Mapping[str, PackedMeta]) -> Found:
