@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from asyncstore.catalog._found import Found
     from asyncstore.catalog._known import Known
     from asyncstore.catalog._lane import Lane
+    from asyncstore.catalog._local import LocalFiles
     from asyncstore.catalog._pairs import Same
-    from asyncstore.catalog._scan import LocalFiles
 
 __all__ = ["LastTime", "compared"]
 

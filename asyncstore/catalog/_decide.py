@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from asyncstore.catalog._found import Found
+from asyncstore.catalog._local import SIZE as FILE_SIZE
 from asyncstore.catalog._paths import is_marker, reserved
 from asyncstore.catalog._plan import SAME, PlannedFile
-from asyncstore.catalog._scan import SIZE as FILE_SIZE
 from asyncstore.objects.listed import KEY, SIZE, Listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from asyncstore.catalog._scan import LocalFile, LocalFiles
+    from asyncstore.catalog._local import LocalFile, LocalFiles
     from asyncstore.objects.base import ObjectMeta
     from asyncstore.objects.listed import Row
 

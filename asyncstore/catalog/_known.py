@@ -21,17 +21,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from asyncstore.catalog._cachefile import CacheFile, transaction
+from asyncstore.catalog._local import DEVICE, IDENTITY, INODE, LocalFiles
 from asyncstore.catalog._pairs import PAIRS_AT_ONCE, rows_of, still_same
-from asyncstore.catalog._scan import DEVICE, IDENTITY, INODE, LocalFiles
 from asyncstore.objects.listed import ETAG, KEY, Listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from asyncstore.catalog._found import Found
+    from asyncstore.catalog._local import Identity, LocalFile
+    from asyncstore.catalog._local import Row as SeenRow
     from asyncstore.catalog._pairs import Same
-    from asyncstore.catalog._scan import Identity, LocalFile
-    from asyncstore.catalog._scan import Row as SeenRow
     from asyncstore.objects.base import ObjectMeta
 
 __all__ = ["FOLDER_VARIABLE", "Known", "cache_folder", "place_of"]

@@ -24,14 +24,14 @@ from asyncstore._core.files import (
     write_all,
 )
 from asyncstore.catalog._folders import NEW_FILE, Folders, parent_of, translated
+from asyncstore.catalog._local import LocalFiles, row_of
 from asyncstore.catalog._paths import fold, reserved
-from asyncstore.catalog._scan import LocalFiles, row_of
 from asyncstore.errors import IntegrityError, UnavailableError, UnsafePathError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from asyncstore.catalog._scan import Row
+    from asyncstore.catalog._local import Row
 
 __all__ = [
     "Folders",

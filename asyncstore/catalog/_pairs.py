@@ -12,15 +12,15 @@ from array import array
 from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
-from asyncstore.catalog._scan import IDENTITY, MTIME
-from asyncstore.catalog._scan import SIZE as FILE_SIZE
+from asyncstore.catalog._local import IDENTITY, MTIME
+from asyncstore.catalog._local import SIZE as FILE_SIZE
 from asyncstore.objects.listed import ETAG, SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from asyncstore.catalog._local import Row as FileRow
     from asyncstore.catalog._patterns import Matcher
-    from asyncstore.catalog._scan import Row as FileRow
     from asyncstore.objects.listed import Row as ObjectRow
 
 __all__ = ["PAIRS_AT_ONCE", "PairsRow", "Same", "pair_of", "rows_of", "still_same"]

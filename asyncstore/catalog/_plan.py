@@ -6,13 +6,13 @@ import heapq
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, get_args
 
-from asyncstore.catalog._scan import Identity
+from asyncstore.catalog._local import Identity
 from asyncstore.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from asyncstore.catalog._scan import LocalFile
+    from asyncstore.catalog._local import LocalFile
 
 __all__ = [
     "SAME",

@@ -22,6 +22,7 @@ from asyncstore.catalog._decide import (
 )
 from asyncstore.catalog._find import HEADS_LIMIT, find, find_around, list_all, real_files
 from asyncstore.catalog._land import look
+from asyncstore.catalog._local import LocalFiles
 from asyncstore.catalog._packed._decide import settled, usable_base
 from asyncstore.catalog._packed._find import files_of
 from asyncstore.catalog._packed._meta import located
@@ -29,7 +30,7 @@ from asyncstore.catalog._pairs import pair_of
 from asyncstore.catalog._paths import RESERVED, Place, check_names, folder_of, is_marker, marker, refusals, reserved
 from asyncstore.catalog._plan import Decided, Kind, Layout, PlannedFile, TransferPlan
 from asyncstore.catalog._refusals import check_beside, check_root, check_targets
-from asyncstore.catalog._scan import LocalFiles, Scan, real_folder, test_of, walk
+from asyncstore.catalog._scan import Scan, real_folder, test_of, walk
 from asyncstore.errors import NotFoundError
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from asyncstore._core.traffic import charge_up
 from asyncstore.catalog._body import LocalBody, hash_file, is_fresh
 from asyncstore.catalog._crew import SmallMoves
 from asyncstore.catalog._digests import HASHERS
+from asyncstore.catalog._local import LocalFile, read_file
 from asyncstore.catalog._metadata import file_metadata
 from asyncstore.catalog._mover import Mover
 from asyncstore.catalog._notes import Notes
 from asyncstore.catalog._paths import is_marker
-from asyncstore.catalog._scan import LocalFile, read_file
 from asyncstore.catalog._tally import FileError, of_one_file
 from asyncstore.errors import AsyncStoreError
 from asyncstore.objects.small import SmallPut

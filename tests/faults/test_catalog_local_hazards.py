@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncstore.catalog._body import Hashed
-    from asyncstore.catalog._scan import LocalFile
+    from asyncstore.catalog._local import LocalFile
     from asyncstore.testing.s3_stub import StubServer
     from asyncstore.testing.s3_stub._messages import Request
     from asyncstore.testing.servers import Bucket

@@ -10,7 +10,7 @@ import pytest
 import stamina
 
 from asyncstore.catalog import S3Catalog, _upload
-from asyncstore.catalog._scan import read_file
+from asyncstore.catalog._local import read_file
 from asyncstore.errors import TransferError, UnavailableError
 from asyncstore.testing.s3_stub import Fault
 from tests._catalog_victims import write

@@ -19,7 +19,7 @@ import pytest
 from asyncstore.catalog import _known
 from asyncstore.catalog._found import Found
 from asyncstore.catalog._known import Known, cache_folder, place_of
-from asyncstore.catalog._scan import Identity, LocalFile, LocalFiles
+from asyncstore.catalog._local import Identity, LocalFile, LocalFiles
 from asyncstore.objects.base import ObjectMeta
 from asyncstore.objects.listed import Listed
 
@@ -299,7 +299,7 @@ def test_no_descriptor_is_left_open(known: Known) -> None:
 WRITER = """
 import sys
 from asyncstore.catalog._known import Known
-from asyncstore.catalog._scan import Identity, LocalFile
+from asyncstore.catalog._local import Identity, LocalFile
 
 first, known = int(sys.argv[2]), Known(sys.argv[1])
 print("ready", flush=True)

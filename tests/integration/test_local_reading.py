@@ -15,10 +15,11 @@ import pytest
 
 from asyncstore._core.files import TEMP_PREFIX
 from asyncstore.catalog._body import LocalBody, hash_file
+from asyncstore.catalog._local import LocalFile, LocalFiles, read_file, row_of
 from asyncstore.catalog._packed._fill import fill
 from asyncstore.catalog._patterns import Matcher
 from asyncstore.catalog._plan import PlannedFile
-from asyncstore.catalog._scan import LocalFile, LocalFiles, Scan, read_file, row_of, walk
+from asyncstore.catalog._scan import Scan, walk
 from asyncstore.errors import ClosedError, IntegrityError, NotFoundError, UnsafePathError
 from asyncstore.objects.bodies import BLOCK_BYTES, SummedBody
 

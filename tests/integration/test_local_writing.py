@@ -21,7 +21,7 @@ from asyncstore._core.files import TEMP_PREFIX, remove_abandoned, write_all, wri
 from asyncstore.catalog import _land
 from asyncstore.catalog._folders import Folders
 from asyncstore.catalog._land import look, make_folder, sweep, write_file
-from asyncstore.catalog._scan import Identity
+from asyncstore.catalog._local import IDENTITY, row_of
 from asyncstore.errors import AccessDeniedError, UnavailableError, UnsafePathError
 
 if TYPE_CHECKING:
@@ -328,7 +328,7 @@ def test_looking_tells_what_is_there(root: str, tmp_path: Path) -> None:
     names = ["a", "sub/b", "sub/missing", "missing/x", "missing/y/z", "inside", "leads-out", "leads-nowhere"]
     found = look(root, names)
     assert set(found) == {"a", "sub/b", "inside"}
-    assert found["a"][:4] == ("a", f"{root}/a", Identity.of(os.stat(f"{root}/a")), 0o640)
+    assert found["a"][:4] == ("a", f"{root}/a", row_of(os.stat(f"{root}/a"), 0)[:IDENTITY], 0o640)
     assert found["inside"].path == f"{root}/sub/b"
     assert before <= found["a"].seen_ns <= time.time_ns()
 

@@ -12,8 +12,8 @@ import pytest
 from asyncstore.catalog import TransferPlan
 from asyncstore.catalog._decide import Sides, decide_get, decide_put, decide_sync, doubts_of_put, same_on_both_sides
 from asyncstore.catalog._found import Found
+from asyncstore.catalog._local import Identity, LocalFile, LocalFiles
 from asyncstore.catalog._plan import PlannedFile
-from asyncstore.catalog._scan import Identity, LocalFile, LocalFiles
 from asyncstore.errors import InvalidValueError
 from asyncstore.objects.base import ObjectMeta
 from asyncstore.objects.listed import Listed

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from asyncstore._core.memory import room_for
-from asyncstore.catalog._scan import READ, is_still, read_file
+from asyncstore.catalog._local import READ, is_still, read_file
 from asyncstore.catalog._tally import FileError
 from asyncstore.catalog._upload import local_file
 from asyncstore.errors import AsyncStoreError, ClosedError

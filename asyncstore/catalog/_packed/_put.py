@@ -14,6 +14,7 @@ from asyncstore._core.concurrency import shielded
 from asyncstore._core.threads import in_thread
 from asyncstore._core.traffic import charge_up
 from asyncstore.catalog._disk import LocalTurns, mean_bytes
+from asyncstore.catalog._local import MTIME
 from asyncstore.catalog._metadata import DIGEST_KEY
 from asyncstore.catalog._packed._fill import MemoryBody, Stored, fill
 from asyncstore.catalog._packed._index import NO_PACK, Index, encode
@@ -22,7 +23,6 @@ from asyncstore.catalog._packed._names import PACKS, index_name, pack_name, stam
 from asyncstore.catalog._packed._shares import packs_of
 from asyncstore.catalog._packed._turns import all_of, fail_all, portions
 from asyncstore.catalog._paths import folder_of, is_marker
-from asyncstore.catalog._scan import MTIME
 from asyncstore.errors import AsyncStoreError
 
 if TYPE_CHECKING:
