@@ -2,38 +2,62 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from asyncstore._core.concurrency import both
 from asyncstore._core.threads import in_thread
-from asyncstore.catalog._decide import Sides
-from asyncstore.catalog._digests import local_digests
+from asyncstore.catalog._digests import hashed
 from asyncstore.catalog._pairs import PAIRS_AT_ONCE
-from asyncstore.objects.listed import ETAG, KEY, SIZE, Listed
+from asyncstore.objects.listed import ETAG, KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     from asyncstore.catalog._decide import Doubts
     from asyncstore.catalog._found import Found
-    from asyncstore.catalog._known import Known
     from asyncstore.catalog._lane import Lane
     from asyncstore.catalog._local import LocalFiles
     from asyncstore.catalog._pairs import Same
 
-__all__ = ["LastTime", "compared"]
+__all__ = ["Compared", "LastTime", "compared"]
 
 _NEWS = 10
 """What was the same is written anew where one in so many has come to it."""
 
 
-async def compared(lane: Lane, doubts: Doubts) -> Sides:
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Digests of both sides."""
+
+    local: Mapping[str, str] = field(default_factory=dict)
+    """Of files, by name."""
+    remote: Mapping[str, str] = field(default_factory=dict)
+    """Of objects, by key."""
+    known_local: Mapping[str, str] = field(default_factory=dict)
+    """Those of files that were remembered of them as they were seen."""
+    known_remote: Mapping[str, str] = field(default_factory=dict)
+    """Those of objects that were remembered of the very versions that were listed."""
+
+
+async def compared(lane: Lane, doubts: Doubts) -> Compared:
     """Return the digests of what is doubtful."""
-    if not doubts.files:
-        return Sides()
-    local, remote = await both(lambda: local_digests(doubts.files, lane.known), lambda: lane.digests(doubts.objects))
-    return Sides(local=local, remote=remote)
+    files, objects = doubts.files, doubts.objects
+
+    async def of_files() -> tuple[Mapping[str, str], Mapping[str, str]]:
+        known = {} if lane.known is None else await in_thread(lane.known.digests_of, files)
+        if len(known) == len(files):
+            return known, known
+        return known, known | await hashed(await in_thread(files.without, known), lane.known)
+
+    async def of_objects() -> tuple[Mapping[str, str], Mapping[str, str]]:
+        known, rest = await in_thread(lane.at_hand, objects)
+        return known, known | await lane.looked_up(rest) if rest else known
+
+    if not files:
+        return Compared()
+    (known_local, local), (known_remote, remote) = await both(of_files, of_objects)
+    return Compared(local, remote, known_local, known_remote)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +85,32 @@ class LastTime:
         same = await in_thread(known.same_as_before, self.pair, self.files, self.objects)
         return same, await in_thread(self.files.without, same) if same else self.files
 
-    async def remember(self, before: Same, same: Same) -> None:
-        """Remember what is the same now, if it is much more than before."""
-        known, listed = self.lane.known, self.objects.rows
+    async def remember(self, before: Same, same: Same, looked: Compared) -> None:
+        """
+        Remember what is the same now, if it is much more than before.
+
+        Args:
+            before: what :meth:`same` returned.
+            same: what is the same.
+            looked: digests of what was not the same before; those that were found out just now do not count, as they
+                may be of what has replaced a listed object since.
+        """
+        known = self.lane.known
         least = max(PAIRS_AT_ONCE, len(same) // _NEWS)
         if known is None or len(same) - len(before) < least:
             return
-        news = [name for name in same if name not in before and name in listed and listed[name][ETAG]]
+        news = await in_thread(self._remembered, before, same, looked)
         if len(news) >= least:
-            await in_thread(self._remember, known, before, news, least)
+            await in_thread(known.remember_same, self.pair, before | news, self.files, self.objects)
 
-    def _remember(self, known: Known, before: Same, news: Sequence[str], least: int) -> None:
+    def _remembered(self, before: Same, same: Same, looked: Compared) -> Same:
         listed = self.objects.rows
-        digests = known.digests_of(self.files.some(news))
-        # Of what was listed, and not of what has replaced it since: that may be the same as the file, too.
-        stored = known.digests_at(self.lane.place, Listed([listed[name] for name in news]))
-        same = {
-            name: (listed[name][SIZE], digest)
-            for name, digest in digests.items()
-            if stored.get(listed[name][KEY]) == digest
+        return {
+            name: said
+            for name, said in same.items()
+            if name not in before
+            and name in looked.known_local
+            and (there := listed.get(name)) is not None
+            and there[ETAG]
+            and there[KEY] in looked.known_remote
         }
-        if len(same) >= least:
-            known.remember_same(self.pair, before | same, self.files, self.objects)

@@ -1,4 +1,4 @@
-"""Digests of local files: remembered ones, and those of the files themselves."""
+"""Digests of local files."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from asyncstore.errors import AsyncStoreError
 from asyncstore.objects.bodies import BLOCK_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from asyncstore._core.threads import Stop
     from asyncstore.catalog._known import Known
     from asyncstore.catalog._local import LocalFile, LocalFiles
 
-__all__ = ["HASHERS", "PORTION", "local_digests"]
+__all__ = ["HASHERS", "PORTION", "hashed"]
 
 HASHERS = min(8, os.cpu_count() or 1)
 """Hashing fills a core each."""
@@ -30,16 +30,16 @@ PORTION = 5000
 """Files that are hashed before it is remembered, so that not all is lost if this is cancelled."""
 
 
-async def local_digests(files: LocalFiles, known: Known | None) -> Mapping[str, str]:
+async def hashed(files: LocalFiles, known: Known | None) -> dict[str, str]:
     """
-    Return the SHA-256 of files by name, without those that cannot be read or change meanwhile.
+    Return the SHA-256 of files by name, and remember them, without those that cannot be read or change meanwhile.
 
     What becomes of these is for the transfer to say, which looks at them again.
     """
-    found = {} if known is None else await in_thread(known.digests_of, files)
-    missing = [name for name in files if name not in found]
-    for start in range(0, len(missing), PORTION):
-        found |= await _hashed([files[name] for name in missing[start : start + PORTION]], known)
+    found: dict[str, str] = {}
+    names = list(files)
+    for start in range(0, len(names), PORTION):
+        found |= await _hashed([files[name] for name in names[start : start + PORTION]], known)
     return found
 
 

@@ -155,9 +155,15 @@ class Lane:
         It is what is remembered of the very version, or else what the metadata says, or else (a folder, another tool's
         object, and only if ``compute``) that of the bytes.
         """
-        found, rest = await in_thread(self._at_hand, metas)
-        if not rest:
-            return found
+        found, rest = await in_thread(self.at_hand, metas)
+        return found | await self.looked_up(rest, compute=compute) if rest else found
+
+    async def looked_up(self, rest: Sequence[ObjectMeta], *, compute: bool = True) -> dict[str, str]:
+        """
+        Return what :meth:`digests` does of those that are not at hand, and remember it.
+
+        An object may have been replaced since it was described: the digest is then that of the newer version.
+        """
         described = await self.heads([meta.key for meta in rest if not meta.metadata])
         news = [(meta, stored_digest(meta)) for meta in described.values()]
         if compute:
@@ -166,9 +172,9 @@ class Lane:
             news += await self._computed_all([meta for meta in there if not stored_digest(meta)])
         news = [(meta, digest) for meta, digest in news if digest]
         await self.remember((meta.key, meta.etag, meta.size_bytes, digest) for meta, digest in news)
-        return found | {meta.key: digest for meta, digest in news}
+        return {meta.key: digest for meta, digest in news}
 
-    def _at_hand(self, metas: Sequence[ObjectMeta]) -> tuple[dict[str, str], Sequence[ObjectMeta]]:
+    def at_hand(self, metas: Sequence[ObjectMeta]) -> tuple[dict[str, str], Sequence[ObjectMeta]]:
         """Return the digests that need no request, by key, and what is left; reads the cache."""
         said = () if isinstance(metas, Listed) else ((meta.key, stored_digest(meta)) for meta in metas if meta.metadata)
         found = {key: digest for key, digest in said if digest}

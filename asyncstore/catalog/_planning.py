@@ -115,7 +115,7 @@ class Planner:
 
         # In a thread, as all that takes long with many files: the loop has others to serve.
         decided = await in_thread(decide)
-        await last_time.remember(before, decided.same)
+        await last_time.remember(before, decided.same, looked)
         return decided
 
     async def get(
@@ -137,7 +137,8 @@ class Planner:
         present = await self._look(root, [name for name in safe if not is_marker(name)], clean=refuse)
         last_time = LastTime(self.lane, pair_of(self.lane.place, place.root, root, matcher), present, objects)
         before, rest = await last_time.same()
-        sides = await compared(self.lane, await in_thread(of_same_size, rest, objects))
+        looked = await compared(self.lane, await in_thread(of_same_size, rest, objects))
+        sides = Sides(local=looked.local, remote=looked.remote)
 
         def decide() -> Decided:
             same = before | same_on_both_sides(rest, objects, sides)
@@ -147,7 +148,7 @@ class Planner:
             return Decided(self._plan("get", place, root, planned), same)
 
         decided = await in_thread(decide)
-        await last_time.remember(before, decided.same)
+        await last_time.remember(before, decided.same, looked)
         return decided
 
     async def sync(self, previous_run_id: str, run_id: str) -> TransferPlan:

@@ -16,9 +16,10 @@ from asyncstore.catalog._lane import Lane
 from asyncstore.testing.catalog import read_tree, write_tree
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
+    from asyncstore.objects.base import ObjectMeta
     from asyncstore.testing.s3_stub._messages import Request
     from asyncstore.testing.s3_stub._storage import BucketContent
     from asyncstore.testing.servers import Bucket
@@ -39,18 +40,18 @@ async def catalog(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is asked for file by file, and object by object."""
     names: list[str] = []
-    digests_of, digests = Known.digests_of, Lane.digests
+    digests_of, at_hand = Known.digests_of, Lane.at_hand
 
     def files(self: Known, files: _local.LocalFiles) -> dict[str, str]:
         names.extend(files)
         return digests_of(self, files)
 
-    async def objects(self: Lane, metas: list[object], **options: bool) -> dict[str, str]:
-        names.extend(meta.key for meta in metas)  # type: ignore[attr-defined]
-        return await digests(self, metas, **options)  # type: ignore[arg-type]
+    def objects(self: Lane, metas: Sequence[ObjectMeta]) -> tuple[dict[str, str], Sequence[ObjectMeta]]:
+        names.extend(meta.key for meta in metas)
+        return at_hand(self, metas)
 
     monkeypatch.setattr(Known, "digests_of", files)
-    monkeypatch.setattr(Lane, "digests", objects)
+    monkeypatch.setattr(Lane, "at_hand", objects)
     return names
 
 
