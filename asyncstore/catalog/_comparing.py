@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from asyncstore._core.concurrency import both
 from asyncstore._core.threads import in_thread
+from asyncstore.catalog._decide import Sides
 from asyncstore.catalog._digests import hashed
 from asyncstore.catalog._pairs import PAIRS_AT_ONCE
 from asyncstore.objects.listed import ETAG, KEY
@@ -20,28 +21,18 @@ if TYPE_CHECKING:
     from asyncstore.catalog._local import LocalFiles
     from asyncstore.catalog._pairs import Same
 
-__all__ = ["Compared", "LastTime", "compared"]
+__all__ = ["LastTime", "compared"]
 
 _NEWS = 10
 """What was the same is written anew where one in so many has come to it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """Digests of both sides."""
+async def compared(lane: Lane, doubts: Doubts) -> tuple[Sides, Sides]:
+    """
+    Return the digests of what is doubtful, and those of them that need not be found out.
 
-    local: Mapping[str, str] = field(default_factory=dict)
-    """Of files, by name."""
-    remote: Mapping[str, str] = field(default_factory=dict)
-    """Of objects, by key."""
-    known_local: Mapping[str, str] = field(default_factory=dict)
-    """Those of files that were remembered of them as they were seen."""
-    known_remote: Mapping[str, str] = field(default_factory=dict)
-    """Those of objects that were remembered of the very versions that were listed."""
-
-
-async def compared(lane: Lane, doubts: Doubts) -> Compared:
-    """Return the digests of what is doubtful."""
+    The latter are remembered of files and objects just as they were seen and listed.
+    """
     files, objects = doubts.files, doubts.objects
 
     async def of_files() -> tuple[Mapping[str, str], Mapping[str, str]]:
@@ -55,9 +46,9 @@ async def compared(lane: Lane, doubts: Doubts) -> Compared:
         return known, known | await lane.looked_up(rest) if rest else known
 
     if not files:
-        return Compared()
+        return Sides(), Sides()
     (known_local, local), (known_remote, remote) = await both(of_files, of_objects)
-    return Compared(local, remote, known_local, known_remote)
+    return Sides(local=local, remote=remote), Sides(local=known_local, remote=known_remote)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,32 +76,32 @@ class LastTime:
         same = await in_thread(known.same_as_before, self.pair, self.files, self.objects)
         return same, await in_thread(self.files.without, same) if same else self.files
 
-    async def remember(self, before: Same, same: Same, looked: Compared) -> None:
+    async def remember(self, before: Same, same: Same, known: Sides) -> None:
         """
         Remember what is the same now, if it is much more than before.
 
         Args:
             before: what :meth:`same` returned.
             same: what is the same.
-            looked: digests of what was not the same before; those that were found out just now do not count, as they
-                may be of what has replaced a listed object since.
+            known: digests of what was not the same before, without those that were found out just now: they may be of
+                what has replaced a listed object since.
         """
-        known = self.lane.known
+        cache = self.lane.known
         least = max(PAIRS_AT_ONCE, len(same) // _NEWS)
-        if known is None or len(same) - len(before) < least:
+        if cache is None or len(same) - len(before) < least:
             return
-        news = await in_thread(self._remembered, before, same, looked)
+        news = await in_thread(self._remembered, before, same, known)
         if len(news) >= least:
-            await in_thread(known.remember_same, self.pair, before | news, self.files, self.objects)
+            await in_thread(cache.remember_same, self.pair, before | news, self.files, self.objects)
 
-    def _remembered(self, before: Same, same: Same, looked: Compared) -> Same:
+    def _remembered(self, before: Same, same: Same, known: Sides) -> Same:
         listed = self.objects.rows
         return {
             name: said
             for name, said in same.items()
             if name not in before
-            and name in looked.known_local
+            and name in known.local
             and (there := listed.get(name)) is not None
             and there[ETAG]
-            and there[KEY] in looked.known_remote
+            and there[KEY] in known.remote
         }

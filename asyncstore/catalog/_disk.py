@@ -6,11 +6,10 @@ import asyncio
 import os
 import time
 from contextlib import asynccontextmanager
-from operator import attrgetter
 from typing import TYPE_CHECKING, TypeVar
 
 from asyncstore._core.threads import in_stoppable_thread
-from asyncstore.catalog._plan import BULKY_BYTES
+from asyncstore.catalog._plan import BULKY_BYTES, total_bytes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection
@@ -163,5 +162,4 @@ class LocalTurns:
 
 def mean_bytes(files: Collection[Sized]) -> int:
     """Return how large files are on the average; none are none."""
-    total: int = sum(map(attrgetter("size_bytes"), files))
-    return total // max(1, len(files))
+    return total_bytes(files) // max(1, len(files))

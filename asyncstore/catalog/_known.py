@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from asyncstore.catalog._cachefile import CacheFile, transaction
 from asyncstore.catalog._local import DEVICE, IDENTITY, INODE, LocalFiles
@@ -74,6 +74,7 @@ _TABLES = (
         identities BLOB NOT NULL, digests BLOB NOT NULL, PRIMARY KEY (pair, number))""",
 )
 
+R = TypeVar("R")
 Row: TypeAlias = tuple[Any, ...]
 _Digests: TypeAlias = "Callable[[Iterable[Row]], dict[str, str]]"
 
@@ -226,10 +227,7 @@ class Known:
         def read(db: sqlite3.Connection) -> Same:
             return still_same(db.execute(asked, (pair, _today() - _NOTED_DAYS)), files.rows, objects.rows)
 
-        if not os.path.exists(self._file.path):
-            return {}
-        with self._reading:
-            return self._file.use(read) or {}
+        return self._ask(read) or {}
 
     def remember_same(self, pair: str, same: Same, files: LocalFiles, objects: Found) -> None:
         """
@@ -240,38 +238,49 @@ class Known:
 
         def write(db: sqlite3.Connection) -> None:
             day = _today()
-            with transaction(db):
-                db.execute("DELETE FROM pairs WHERE pair = ?", (pair,))
-                for number, row in enumerate(rows_of(same, files.rows, objects.rows)):
-                    db.execute("INSERT INTO pairs VALUES (?, ?, ?, ?, ?, ?, ?)", (pair, number, day, *row))
-            _prune(db)
+            db.execute("DELETE FROM pairs WHERE pair = ?", (pair,))
+            for number, row in enumerate(rows_of(same, files.rows, objects.rows)):
+                _insert(db, _PAIRS, [(pair, number, day, *row)])
 
-        with self._writing:
-            self._file.use(write)
+        self._change(write)
 
     def _read(
         self, table: _Table, group: Any, wanted: Collection[Any], digests: _Digests, prefix: str = ""
     ) -> dict[str, str]:
         """Return what ``digests`` makes of the rows whose keys are ``wanted``; it is given others, too."""
-        if not wanted or not os.path.exists(self._file.path):
+        if not wanted:
             return {}
         low, high = (prefix, f"{prefix}\U0010ffff") if prefix else (min(wanted), max(wanted))
-        # One read after the other: SQLite lets go of the interpreter lock at every row, and two would fight over it.
-        with self._reading:
-            return self._file.use(lambda db: _read(db, table, group, wanted, low, high, digests)) or {}
+        return self._ask(lambda db: _read(db, table, group, wanted, low, high, digests)) or {}
 
     def _write(self, table: _Table, rows: list[Row]) -> None:
         def write(db: sqlite3.Connection) -> None:
-            with transaction(db):
-                for start in range(0, len(rows), _PORTION):
-                    # In the order of the table that is much faster; to sort them all would halt all other threads.
-                    _insert(db, table, sorted(rows[start : start + _PORTION]))
-            _prune(db)
+            for start in range(0, len(rows), _PORTION):
+                # In the order of the table that is much faster; to sort them all would halt all other threads.
+                _insert(db, table, sorted(rows[start : start + _PORTION]))
 
         if rows:
-            # One after the other here, so that they need not wait for each other there.
-            with self._writing:
-                self._file.use(write)
+            self._change(write)
+
+    def _ask(self, read: Callable[[sqlite3.Connection], R]) -> R | None:
+        """Return what ``read`` makes of the tables, ``None`` if there are none."""
+        if not os.path.exists(self._file.path):
+            return None
+        # One read after the other: SQLite lets go of the interpreter lock at every row, and two would fight over it.
+        with self._reading:
+            return self._file.use(read)
+
+    def _change(self, write: Callable[[sqlite3.Connection], None]) -> None:
+        """Have tables changed as a whole, and pruned if they need it."""
+
+        def work(db: sqlite3.Connection) -> None:
+            with transaction(db):
+                write(db)
+            _prune(db)
+
+        # One after the other here, so that they need not wait for each other there.
+        with self._writing:
+            self._file.use(work)
 
 
 def _read(

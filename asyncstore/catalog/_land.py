@@ -68,7 +68,7 @@ def look(root: str, names: Sequence[str], *, clean: bool = True) -> LocalFiles:
     for name in names:
         folder, _, base = name.rpartition("/")
         wanted.setdefault(folder, set()).add(base)
-    found = LocalFiles(f"{root.rstrip('/')}/")
+    found = LocalFiles.under(root)
     missing = ""
     with Folders(root) as folders:
         for folder in sorted(wanted):

@@ -15,7 +15,7 @@ from asyncstore._core.retry import RetryPolicy, retrying
 from asyncstore._core.threads import in_thread
 from asyncstore._core.traffic import Charge, Rate, Window, charge_down, charge_up, process_budget
 from asyncstore.catalog._metadata import stored_digest
-from asyncstore.catalog._plan import MIB, Sized, ranges
+from asyncstore.catalog._plan import MIB, Sized, ranges, total_bytes
 from asyncstore.catalog._shares import Share, charge_for_many, most_at_once
 from asyncstore.errors import AsyncStoreError, ConflictError, NotFoundError, UnavailableError
 from asyncstore.objects.base import Transfer
@@ -267,7 +267,7 @@ class Passage:
                 left -= waiting[0].size_bytes
                 items.append(waiting.popleft())
             # Before anything is held that others wait for.
-            await self._rate.take(sum(item.size_bytes for item in items))
+            await self._rate.take(total_bytes(items))
         try:
             async with self.lane.share(items, charge, threads=threads) as share:
                 yield share

@@ -124,6 +124,11 @@ class LocalFiles(Mapping[str, LocalFile]):
         self.rows: dict[str, Row] = {} if rows is None else rows
 
     @classmethod
+    def under(cls, root: str) -> LocalFiles:
+        """Return files in a folder (a real path), none yet."""
+        return cls(f"{root.rstrip('/')}/")
+
+    @classmethod
     def of(cls, files: Iterable[LocalFile] | LocalFiles) -> LocalFiles:
         """Return files as one of these."""
         if isinstance(files, LocalFiles):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, get_args
 
 from asyncstore.catalog._local import Identity
 from asyncstore.errors import InvalidValueError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from asyncstore.catalog._local import LocalFile
 
@@ -24,6 +25,7 @@ __all__ = [
     "TransferPlan",
     "batches",
     "ranges",
+    "total_bytes",
 ]
 
 MIB = 1024 * 1024
@@ -123,7 +125,7 @@ class TransferPlan:
     @property
     def moved_bytes(self) -> int:
         """How many bytes are to be uploaded, downloaded or copied."""
-        return sum(file.size_bytes for file in self.files if file.action not in {"skip", "refuse"})
+        return total_bytes(file for file in self.files if file.action not in {"skip", "refuse"})
 
     def by_action(self) -> dict[Action, list[PlannedFile]]:
         """Return the files of each action."""
@@ -210,6 +212,12 @@ class Sized(Protocol):
 
 
 S = TypeVar("S", bound=Sized)
+
+
+def total_bytes(items: Iterable[Sized]) -> int:
+    """Return how many bytes they have together."""
+    total: int = sum(map(attrgetter("size_bytes"), items))
+    return total
 
 
 def batches(items: Sequence[S], *, workers: int) -> Iterator[list[S]]:

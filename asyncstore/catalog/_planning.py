@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -100,9 +100,9 @@ class Planner:
         safe = files.some(names)
         last_time = LastTime(self.lane, pair_of(self.lane.place, place.root, root, matcher), safe, existing)
         before, rest = ({}, safe) if synced else await last_time.same()
-        doubts = await in_thread(doubts_of_put, rest, Sides(existing, base, synced))
-        looked = await compared(self.lane, doubts)
-        sides = Sides(existing, base, synced, looked.local, looked.remote)
+        sides = Sides(existing, base, synced)
+        looked, known = await compared(self.lane, await in_thread(doubts_of_put, rest, sides))
+        sides = replace(sides, local=looked.local, remote=looked.remote)
 
         def decide() -> Decided:
             same = {} if synced else before | same_on_both_sides(rest, existing, sides)
@@ -115,7 +115,7 @@ class Planner:
 
         # In a thread, as all that takes long with many files: the loop has others to serve.
         decided = await in_thread(decide)
-        await last_time.remember(before, decided.same, looked)
+        await last_time.remember(before, decided.same, known)
         return decided
 
     async def get(
@@ -137,8 +137,7 @@ class Planner:
         present = await self._look(root, [name for name in safe if not is_marker(name)], clean=refuse)
         last_time = LastTime(self.lane, pair_of(self.lane.place, place.root, root, matcher), present, objects)
         before, rest = await last_time.same()
-        looked = await compared(self.lane, await in_thread(of_same_size, rest, objects))
-        sides = Sides(local=looked.local, remote=looked.remote)
+        sides, known = await compared(self.lane, await in_thread(of_same_size, rest, objects))
 
         def decide() -> Decided:
             same = before | same_on_both_sides(rest, objects, sides)
@@ -148,7 +147,7 @@ class Planner:
             return Decided(self._plan("get", place, root, planned), same)
 
         decided = await in_thread(decide)
-        await last_time.remember(before, decided.same, looked)
+        await last_time.remember(before, decided.same, known)
         return decided
 
     async def sync(self, previous_run_id: str, run_id: str) -> TransferPlan:
@@ -182,7 +181,7 @@ class Planner:
     async def _scan_and_list(self, root: str, place: Place, matcher: Matcher, look: Look) -> tuple[Scan, Found | None]:
         """Look at both sides at the same time as soon as it is clear that there is much to list."""
         looked = asyncio.Event()
-        scan = Scan(LocalFiles(f"{root.rstrip('/')}/"))
+        scan = Scan(LocalFiles.under(root))
 
         async def list_many() -> Found | None:
             await looked.wait()

@@ -22,7 +22,6 @@ from asyncstore.objects.folder import LOCK_NAME
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from asyncstore.catalog._local import Row
     from asyncstore.catalog._patterns import Matcher
 
 __all__ = ["Scan", "real_folder", "test_of", "walk"]
@@ -37,7 +36,7 @@ _PORTION = 1000
 class Scan:
     """What a walk has found so far."""
 
-    files: LocalFiles = field(default_factory=LocalFiles)
+    files: LocalFiles
     """What is meant of the regular files."""
     empty: list[str] = field(default_factory=list)
     """Names of folders that hold nothing."""
@@ -84,7 +83,7 @@ def walk(root: str, matcher: Matcher, found: Scan, *, leave_out: str = "") -> It
         AccessDeniedError: a folder cannot be read.
     """
     matches = test_of(matcher)
-    stack = [_Folder("", root, frozenset({_node(root)}), _all_meant(matcher, ""))]
+    stack = [_Folder("", root, frozenset({_node(root)}), matcher.everything)]
     looked_at = 0
     while stack:
         folder = stack.pop()
@@ -93,7 +92,7 @@ def walk(root: str, matcher: Matcher, found: Scan, *, leave_out: str = "") -> It
             continue
         for start in range(0, len(entries), _PORTION):
             portion = entries[start : start + _PORTION]
-            deeper = _look(root, folder, portion, matcher, matches, found.files.rows)
+            deeper = _look(root, folder, portion, matcher, matches, found.files)
             stack += [below for below in deeper if below.path != leave_out]
             looked_at += len(portion)
             if looked_at >= _PORTION:
@@ -113,9 +112,7 @@ def test_of(matcher: Matcher) -> Callable[[str], object]:
 
 
 def _all_meant(matcher: Matcher, folder: str) -> bool:
-    """Tell whether everything in a folder (the top is empty) is sure to be meant, at any depth."""
-    if not folder:
-        return matcher.everything
+    """Tell whether everything in a folder, not the top, is sure to be meant, at any depth."""
     if any(pattern.enters(folder) for pattern in matcher.excluded):
         return False
     return any(pattern.covers(folder) for pattern in matcher.patterns)
@@ -138,13 +135,13 @@ def _look(
     entries: Sequence[os.DirEntry[str]],
     matcher: Matcher,
     matches: Callable[[str], object],
-    rows: dict[str, Row],
+    files: LocalFiles,
 ) -> list[_Folder]:
     """Add what is meant of a folder's entries, and return the folders to look into; what has vanished is left out."""
     deeper: list[_Folder] = []
     seen_ns = time.time_ns()
     prefix, whole = folder.name, folder.whole
-    linked = folder.path.rstrip("/") != f"{root.rstrip('/')}/{prefix}".rstrip("/")
+    linked = f"{folder.path.rstrip('/')}/" != files.top + prefix
     for entry in entries:
         base = entry.name
         if base[0] == "." and _is_own(base):
@@ -169,7 +166,7 @@ def _look(
         elif whole or matches(name):
             if kind != stat.S_IFREG:
                 raise UnsafePathError(f"{name!r} is a {_kind(status.st_mode)}, not a file: exclude it")
-            rows[name] = row_of(status, seen_ns, path)
+            files.rows[name] = row_of(status, seen_ns, path)
     return deeper
 
 

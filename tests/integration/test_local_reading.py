@@ -42,7 +42,7 @@ def seen(path: Path) -> LocalFile:
 
 def scanned(root: Path, names: str | Sequence[str] = "**", exclude: str | Sequence[str] = ()) -> Scan:
     real = os.path.realpath(root)
-    found = Scan(LocalFiles(f"{real}/"))
+    found = Scan(LocalFiles.under(real))
     for _ in walk(real, Matcher.of(names, exclude), found):
         pass
     return found

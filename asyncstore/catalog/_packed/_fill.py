@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from asyncstore._core.memory import room_for
 from asyncstore.catalog._local import READ, is_still, read_file
+from asyncstore.catalog._plan import total_bytes
 from asyncstore.catalog._tally import FileError
 from asyncstore.catalog._upload import local_file
 from asyncstore.errors import AsyncStoreError, ClosedError
@@ -74,7 +75,7 @@ def fill(files: Sequence[PlannedFile], stop: Stop) -> Filled:
         ClosedError: ``stop`` said so.
     """
     # One byte more than all of them, by which each shows if it has grown.
-    buffer = room_for(sum(file.size_bytes for file in files) + 1)
+    buffer = room_for(total_bytes(files) + 1)
     landed: list[PlannedFile] = []
     offsets: list[int] = []
     digests: list[str] = []

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from asyncstore._core.concurrency import both, map_bounded
 from asyncstore._core.memory import room_for
@@ -24,7 +24,7 @@ from asyncstore.catalog._packed._names import PACKS, folders_down_to, in_uploads
 from asyncstore.catalog._paths import RESERVED, folder_of, is_marker, reserved
 from asyncstore.errors import NotFoundError
 from asyncstore.objects.base import ObjectMeta
-from asyncstore.objects.listed import KEY, Listed, described
+from asyncstore.objects.listed import KEY, Listed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -182,23 +182,27 @@ async def _read_one(lane: Lane, meta: ObjectMeta) -> FoundIndex | None:
 
 def _by_name(place: Place, metas: Sequence[ObjectMeta]) -> tuple[Found, list[ObjectMeta]]:
     """Return the files of a listing by name, and the indices in it."""
-    if not isinstance(metas, Listed):
-        named = {place.name_of(meta.key): meta for meta in metas if meta.key.startswith(place.root)}
-        files = {name: meta for name, meta in named.items() if not is_own(meta.key)}
-        return Found(None, files), [meta for meta in metas if is_index(meta.key)]
-    rows = metas.rows
-    root, keys = place.root, [row[KEY] for row in rows]
-    start = len(root)
+    objects: Sequence[Any] = metas
+    if isinstance(metas, Listed):
+        objects = metas.rows
+        keys = [row[KEY] for row in objects]
+    else:
+        keys = [meta.key for meta in metas]
+    root, start = place.root, len(place.root)
+    files: dict[str, Any]
+    indices: list[ObjectMeta] = []
     # All that sorts between two keys with the same beginning begins so, too.
     if keys and min(keys).startswith(root) and max(keys).startswith(root) and PACKS not in "\n".join(keys):
-        return Found(dict(zip([key[start:] for key in keys], rows, strict=True))), []
-    # A marker of the very folder that is listed is shown as a key above it.
-    listed = {
-        key[start:]: row
-        for key, row in zip(keys, rows, strict=True)
-        if key.startswith(root) and not (PACKS in key and is_own(key))
-    }
-    return Found(listed), described([row for row in rows if PACKS in row[KEY] and is_index(row[KEY])])
+        files = dict(zip([key[start:] for key in keys], objects, strict=True))
+    else:
+        # A marker of the very folder that is listed is shown as a key above it.
+        files = {
+            key[start:]: one
+            for key, one in zip(keys, objects, strict=True)
+            if key.startswith(root) and not (PACKS in key and is_own(key))
+        }
+        indices = [metas[index] for index, key in enumerate(keys) if PACKS in key and is_index(key)]
+    return Found(files) if isinstance(metas, Listed) else Found(None, files), indices
 
 
 def _beside(alone: Found, packed: Mapping[str, PackedMeta]) -> Found:

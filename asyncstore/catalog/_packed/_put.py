@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import secrets
 from functools import partial
-from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from asyncstore._core.clock import PROCESS_CLOCK
@@ -23,6 +22,7 @@ from asyncstore.catalog._packed._names import PACKS, index_name, pack_name, stam
 from asyncstore.catalog._packed._shares import packs_of
 from asyncstore.catalog._packed._turns import all_of, fail_all, portions
 from asyncstore.catalog._paths import folder_of, is_marker
+from asyncstore.catalog._plan import total_bytes
 from asyncstore.errors import AsyncStoreError
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ PACKS_AT_ONCE = 3
 
 REMOVAL_DEADLINE_S = 1.0
 """How long a put that was given up tries to remove its packs; what is left of them is for sweeping."""
-
-_SIZE_OF = attrgetter("size_bytes")
 
 _REQUEST_BYTES = 1024 * 1024
 """What a request holds besides its payload."""
@@ -104,7 +102,7 @@ class PackedPut:
 
     async def _put_pack(self, turns: LocalTurns, files: Sequence[PlannedFile]) -> None:
         number = self._new_pack()
-        size_bytes = sum(map(_SIZE_OF, files))
+        size_bytes = total_bytes(files)
         async with self._passage.alone(charge_up(size_bytes, size_bytes + _REQUEST_BYTES), size_bytes) as transfer:
             landed = await self._fill_and_send(turns, number, files, transfer)
         self._note(number, landed)
@@ -151,7 +149,7 @@ class PackedPut:
     def _note(self, number: int, stored: Stored) -> None:
         if stored.files:
             self._stored[number] = stored
-            size_bytes = sum(map(_SIZE_OF, stored.files))
+            size_bytes = total_bytes(stored.files)
             self._tally.advance_all(size_bytes, self._full_name(stored.files[-1]))
 
     async def _write_index(self) -> None:
