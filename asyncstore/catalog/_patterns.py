@@ -77,6 +77,12 @@ class Pattern:
                 return self.segments[:index]
         return self.segments[:-1]
 
+    @property
+    def everything(self) -> bool:
+        """Whether every file is sure to match, as by ``**`` and ``**/*``."""
+        *folders, last = self.segments
+        return set(folders) <= {"**"} and (last == "**" or (last == "*" and bool(folders)))
+
     def matches(self, name: str) -> bool:
         """Tell whether the whole name matches."""
         return self.regex.fullmatch(name) is not None
@@ -132,8 +138,8 @@ class Matcher:
 
     @property
     def everything(self) -> bool:
-        """Whether every name is meant."""
-        return not self.excluded and any(set(pattern.segments) == {"**"} for pattern in self.patterns)
+        """Whether every file is sure to be meant."""
+        return not self.excluded and any(pattern.everything for pattern in self.patterns)
 
     def matches(self, name: str) -> bool:
         """Tell whether a name is meant."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 from asyncstore._core.concurrency import for_each
 from asyncstore._core.threads import in_thread
 from asyncstore._core.traffic import MIB, process_budget
+from asyncstore.catalog._entries import Entries, Stage, entries_of
 from asyncstore.catalog._find import list_all
 from asyncstore.catalog._known import Known, cache_folder, place_of
 from asyncstore.catalog._lane import Lane, fitting_workers
@@ -22,26 +23,22 @@ from asyncstore.catalog._presigning import Presigning
 from asyncstore.catalog._running import run_plan, verify_run
 from asyncstore.catalog._sweep import SweepReport, sweep_folders, sweep_uploads
 from asyncstore.errors import InvalidValueError, UnsafePathError
-from asyncstore.models import DataCatalog
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Iterable, Mapping
+    from collections.abc import AsyncIterator, Iterable
     from contextlib import AsyncExitStack
 
     from asyncstore.catalog._paths import ComputeFolder
     from asyncstore.catalog._plan import Kind, Layout, TransferPlan
     from asyncstore.catalog._tally import ProgressHook
     from asyncstore.catalog._verify import VerifyReport
+    from asyncstore.models import DataCatalog
     from asyncstore.objects.base import ObjectStore
 
-__all__ = ["Catalog", "Entries"]
-
-Entries: TypeAlias = list[DataCatalog]
+__all__ = ["Catalog"]
 
 _DELETE_STEP = 1000
-_new, _set = object.__new__, object.__setattr__
-_ENTRY_FIELDS = {"name", "data_hash", "catalog_relative_path", "catalog_handler_location", "stage"}
 
 
 class Catalog(Presigning):
@@ -333,10 +330,10 @@ class Catalog(Presigning):
         place = Place.of(self._prefix, run_id)
         async for page in pages_with_packed(self._lane, place, self._store.list(place.root)):
             files = [meta for meta in page if not is_marker(place.name_of(meta.key))]
-            digests = await self._lane.digests(files)
-            for meta in files:
-                if (digest := digests.get(meta.key)) is not None:
-                    yield self._entry(place, place.name_of(meta.key), digest, "put", self.location)
+            found = await self._lane.digests(files)
+            digests = {place.name_of(meta.key): found[meta.key] for meta in files if meta.key in found}
+            for entry in entries_of(place, digests, digests, "put", self.location):
+                yield entry
 
     @overload
     async def sync_between_runs(
@@ -442,10 +439,11 @@ class Catalog(Presigning):
             self._lane, self._prefix, decided, bytes_s=self._bytes_s, keep_times=keep_times, on_progress=on_progress
         )
         plan = decided.moves
-        place, stage = Place.of(self._prefix, plan.run_id, plan.folder), "get" if plan.kind == "get" else "put"
+        place = Place.of(self._prefix, plan.run_id, plan.folder)
+        stage: Stage = "get" if plan.kind == "get" else "put"
         # Of very many files the plan is as large as what is returned, and callers hold no other reference.
         del decided, plan
-        return await in_thread(self._entries, place, digests, stage)
+        return await in_thread(lambda: entries_of(place, sorted(digests), digests, stage, self.location))
 
     def _check_allowed(self, kind: Kind) -> None:
         if kind in {"get", "sync"}:
@@ -461,25 +459,3 @@ class Catalog(Presigning):
     ) -> ComputeFolder:
         chosen = self._compute_data_folder if compute_data_folder is None else compute_data_folder
         return compute_folder(chosen, local_folder)
-
-    def _entries(self, place: Place, digests: Mapping[str, str], stage: str) -> Entries:
-        location = self.location
-        return [self._entry(place, name, digests[name], stage, location) for name in sorted(digests)]
-
-    def _entry(self, place: Place, name: str, digest: str, stage: str, location: str) -> DataCatalog:
-        full_name = place.full_name(name)
-        fields = {
-            "name": full_name,
-            "data_hash": digest,
-            "catalog_relative_path": f"{place.run_id}/{full_name}",
-            "catalog_handler_location": location,
-            "stage": stage,
-        }
-        # As from a pickle: all are our own, so nothing is to be checked, which is most of what it costs to make one;
-        # and each set of names would take as much room as the values.
-        entry = _new(DataCatalog)
-        _set(entry, "__dict__", fields)
-        _set(entry, "__pydantic_extra__", {})
-        _set(entry, "__pydantic_fields_set__", _ENTRY_FIELDS)
-        _set(entry, "__pydantic_private__", None)
-        return entry

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from asyncstore._core.settings import Settings
 from asyncstore.catalog._plan import TransferPlan
-from asyncstore.catalog.base import Catalog, Entries
+from asyncstore.catalog.base import Catalog
 from asyncstore.objects.memory import MemoryObjectStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from asyncstore.catalog._entries import Entries
     from asyncstore.catalog._plan import Kind
     from asyncstore.models import DataCatalog
 

@@ -166,3 +166,25 @@ def test_names_without_wildcards_are_known() -> None:
 def test_the_folder_to_list(patterns: list[str], folder: str, flat: bool) -> None:
     matcher = Matcher.of(patterns)
     assert (matcher.folder, matcher.flat) == (folder, flat)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "exclude", "expected"),
+    [
+        (["**"], [], True),
+        (["**/*"], [], True),
+        (["**/**/*"], [], True),
+        (["a", "**"], [], True),
+        (["*"], [], False),
+        (["*/**"], [], False),
+        (["**/*.csv"], [], False),
+        (["a/**"], [], False),
+        (["**/?"], [], False),
+        (["**"], ["a"], False),
+    ],
+)
+def test_whether_every_file_is_sure_to_be_meant(patterns: list[str], exclude: list[str], expected: bool) -> None:
+    matcher = Matcher.of(patterns, exclude)
+    assert matcher.everything is expected
+    odd = ["a", ".a", "a.csv", "b/a", "b/c/line\nbreak", "é/🙂"]
+    assert all(map(matcher.matches, odd)) is expected
