@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from asyncstore.catalog._plan import Decided, PlannedFile, TransferPlan
     from asyncstore.catalog._tally import ProgressHook
 
-__all__ = ["run_plan", "verify_run"]
+__all__ = ["check_plan", "run_plan", "verify_run"]
 
 _VERBS = {"put": "put into", "get": "get from", "sync": "copy to"}
 
@@ -57,7 +57,6 @@ async def run_plan(
     if refused := files["refuse"]:
         raise UnsafePathError(f"nothing was moved: {'; '.join(f'{file.name!r} {file.reason}' for file in refused[:5])}")
     place = Place.of(prefix, plan.run_id, plan.folder)
-    await in_thread(_check, plan, place)
     real = [file for file in plan.files if not is_marker(file.name)]
     tally = Tally({place.full_name(file.name): file.size_bytes for file in real}, on_progress)
     passage = Passage(lane, bytes_s=bytes_s, on_retry=tally.retry)
@@ -84,8 +83,13 @@ def _size_of(same: Mapping[str, tuple[int, str]]) -> int:
     return sum(size_bytes for size_bytes, _ in same.values())
 
 
-def _check(plan: TransferPlan, place: Place) -> None:
-    """Refuse what no plan of ours says: it may come from elsewhere."""
+def check_plan(plan: TransferPlan, place: Place) -> None:
+    """
+    Refuse what no plan of ours says, of a plan that may come from elsewhere.
+
+    Raises:
+        UnsafePathError: a name, or a path to read from, leads out of the compute data folder, or cannot be kept.
+    """
     moved = [file for file in plan.files if file.action != "skip"]
     check_names([file.name for file in moved], place)
     root = f"{plan.local.rstrip('/')}/"

@@ -20,7 +20,7 @@ from asyncstore.catalog._patterns import Matcher
 from asyncstore.catalog._plan import Decided
 from asyncstore.catalog._planning import Planner
 from asyncstore.catalog._presigning import Presigning
-from asyncstore.catalog._running import run_plan, verify_run
+from asyncstore.catalog._running import check_plan, run_plan, verify_run
 from asyncstore.catalog._sweep import SweepReport, sweep_folders, sweep_uploads
 from asyncstore.errors import InvalidValueError, UnsafePathError
 
@@ -319,9 +319,11 @@ class Catalog(Presigning):
             TransferError: some files failed, among them those that have changed since the plan was made.
         """
         self._check_allowed(plan.kind)
-        where = f"{self._store.location}/{Place.of(self._prefix, plan.run_id, plan.folder).root}"
+        place = Place.of(self._prefix, plan.run_id, plan.folder)
+        where = f"{self._store.location}/{place.root}"
         if plan.where != where:
             raise InvalidValueError(f"the plan is for {plan.where}, and this catalog would move {where}")
+        await in_thread(check_plan, plan, place)
         return await self._run(Decided(plan, {}), keep_times, on_progress)
 
     async def list(self, run_id: str) -> AsyncIterator[DataCatalog]:

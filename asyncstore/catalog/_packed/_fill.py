@@ -59,8 +59,6 @@ class Filled:
     """A pack in memory, and what became of each file."""
 
     data: memoryview
-    digest: str
-    """SHA-256 of the whole pack, in hex."""
     landed: Stored
     failed: Sequence[tuple[PlannedFile, FileError]]
 
@@ -96,8 +94,7 @@ def fill(files: Sequence[PlannedFile], stop: Stop) -> Filled:
         offsets.append(offset)
         digests.append(_sha256(room[:-1]).hexdigest())
         offset = end
-    data = buffer[:offset]
-    return Filled(data, _sha256(data).hexdigest(), Stored(landed, offsets, digests), failed)
+    return Filled(buffer[:offset], Stored(landed, offsets, digests), failed)
 
 
 def _read_fast(file: PlannedFile, room: memoryview) -> bool:

@@ -118,10 +118,12 @@ class PackedPut:
             with self._tally.failing(self._full_name(file)):
                 raise failure
         if filled.data:
-            body = MemoryBody(self._packs[number], filled.data, filled.digest)
+            # Beside the reading of another pack: to hash needs no interpreter lock.
+            digest = await in_thread(lambda: hashlib.sha256(filled.data).hexdigest())
+            body = MemoryBody(self._packs[number], filled.data, digest)
             try:
                 await self._passage.lane.store.put_file(
-                    self._key(body.name), body, metadata={DIGEST_KEY: filled.digest}, transfer=transfer
+                    self._key(body.name), body, metadata={DIGEST_KEY: digest}, transfer=transfer
                 )
                 self._sent.append(body.name)
             except AsyncStoreError as error:
