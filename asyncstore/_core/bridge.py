@@ -51,6 +51,8 @@ class CallPool:
         self._done: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
         self._waking = False
         self._threads = 0
+        self._unstarted: deque[threading.Thread] = deque()
+        self._starting = False
         self._abandoned = 0
         self._leaving = 0
         self._unfinished: dict[asyncio.Future[Any], asyncio.Future[None] | None] = {}
@@ -101,14 +103,36 @@ class CallPool:
             return
         # A daemon: a program that ends without closing must not wait for a server that stalls.
         thread = threading.Thread(target=self._work, name=f"{self._name}-{self._threads + 1}", daemon=True)
-        try:
+        if not self._threads:
             thread.start()
-        except RuntimeError:
-            # There are as many threads as the system allows; those that are there do the work.
-            if not self._threads:
-                raise
         else:
-            self._threads += 1
+            self._unstarted.append(thread)
+            if not self._starting:
+                self._starting = True
+                self._loop.call_soon(self._start_some)
+        self._threads += 1
+
+    def _start_some(self) -> None:
+        self._starting = False
+        self._start_next()
+
+    def _start_next(self) -> None:
+        """
+        Start the next thread, which will start the one after it.
+
+        To start a thread is to wait until it runs, and beside others that may be long: so the loop starts one of many.
+        """
+        while self._unstarted:
+            try:
+                self._unstarted.popleft().start()
+            except IndexError:
+                # Another thread was faster.
+                return
+            except RuntimeError:
+                # There are as many threads as the system allows; those that are there do the work.
+                self._wake(self._leave)
+            else:
+                return
 
     async def aclose(self) -> None:
         """Take no more calls, and wait a moment for those under way; a second call does nothing."""
@@ -126,6 +150,7 @@ class CallPool:
             return
 
     def _work(self) -> None:
+        self._start_next()
         while (item := self._calls.get()) is not None:
             future, function = item
             if future.cancelled():

@@ -61,6 +61,42 @@ async def test_a_lone_caller_needs_one_thread(pool: CallPool) -> None:
     assert len(threads_of("pool")) == 1
 
 
+async def test_of_many_threads_the_loop_starts_few(pool: CallPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    starters: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def note_and_start(thread: threading.Thread) -> None:
+        starters.append(threading.current_thread())
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", note_and_start)
+    together = threading.Barrier(4)
+    await asyncio.wait([pool.call(partial(together.wait, 30)) for _ in range(4)])
+    assert len(starters) == 4
+    assert starters.count(threading.current_thread()) == 2
+
+
+async def test_calls_are_made_by_fewer_threads_where_the_system_allows_no_more(
+    pool: CallPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await pool.call(lambda: 1) == 1
+    refused: list[threading.Thread] = []
+
+    def refuse(thread: threading.Thread) -> None:
+        refused.append(thread)
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        calls = [pool.call(partial(int, number)) for number in range(20)]
+        assert [await call for call in calls] == list(range(20))
+    assert refused
+    assert len(threads_of("pool")) == 1
+    together = threading.Barrier(4)
+    await asyncio.wait([pool.call(partial(together.wait, 30)) for _ in range(4)])
+    await pool.aclose()
+
+
 async def test_a_call_whose_turn_has_not_come_is_not_made_once_it_is_cancelled() -> None:
     pool = CallPool(1, "pool")
     gate = threading.Event()
