@@ -52,7 +52,6 @@ class CallPool:
         self._waking = False
         self._threads = 0
         self._unstarted: deque[threading.Thread] = deque()
-        self._starting = False
         self._abandoned = 0
         self._leaving = 0
         self._unfinished: dict[asyncio.Future[Any], asyncio.Future[None] | None] = {}
@@ -107,14 +106,10 @@ class CallPool:
             thread.start()
         else:
             self._unstarted.append(thread)
-            if not self._starting:
-                self._starting = True
-                self._loop.call_soon(self._start_some)
+            # Who starts the one before it will go on with this one.
+            if len(self._unstarted) == 1:
+                self._loop.call_soon(self._start_next)
         self._threads += 1
-
-    def _start_some(self) -> None:
-        self._starting = False
-        self._start_next()
 
     def _start_next(self) -> None:
         """

@@ -49,13 +49,10 @@ async def run_plan(
     Do what was decided and return the digests of what is there now, by name.
 
     Raises:
-        UnsafePathError: the plan refuses a file, so that nothing is moved.
         TransferError: some files failed.
     """
     plan, same = decided.moves, decided.same
     files = plan.by_action()
-    if refused := files["refuse"]:
-        raise UnsafePathError(f"nothing was moved: {'; '.join(f'{file.name!r} {file.reason}' for file in refused[:5])}")
     place = Place.of(prefix, plan.run_id, plan.folder)
     real = [file for file in plan.files if not is_marker(file.name)]
     tally = Tally({place.full_name(file.name): file.size_bytes for file in real}, on_progress)
@@ -85,11 +82,15 @@ def _size_of(same: Mapping[str, tuple[int, str]]) -> int:
 
 def check_plan(plan: TransferPlan, place: Place) -> None:
     """
-    Refuse what no plan of ours says, of a plan that may come from elsewhere.
+    Refuse a plan that refuses a file, or that may come from elsewhere and says what none of ours does.
 
     Raises:
-        UnsafePathError: a name, or a path to read from, leads out of the compute data folder, or cannot be kept.
+        UnsafePathError: a file is refused, or a name, or a path to read from, leads out of the compute data folder, or
+            cannot be kept.
     """
+    refused = [file for file in plan.files if file.action == "refuse"]
+    if refused:
+        raise UnsafePathError(f"nothing was moved: {'; '.join(f'{file.name!r} {file.reason}' for file in refused[:5])}")
     moved = [file for file in plan.files if file.action != "skip"]
     check_names([file.name for file in moved], place)
     root = f"{plan.local.rstrip('/')}/"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import secrets
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from asyncstore.catalog._packed._fill import MemoryBody, Stored, fill
 from asyncstore.catalog._packed._index import NO_PACK, Index, encode
 from asyncstore.catalog._packed._meta import witness
 from asyncstore.catalog._packed._names import PACKS, index_name, pack_name, stamp_of
+from asyncstore.catalog._packed._read import digest_of
 from asyncstore.catalog._packed._shares import packs_of
 from asyncstore.catalog._packed._turns import all_of, fail_all, portions
 from asyncstore.catalog._paths import folder_of, is_marker
@@ -119,7 +119,7 @@ class PackedPut:
                 raise failure
         if filled.data:
             # Beside the reading of another pack: to hash needs no interpreter lock.
-            digest = await in_thread(lambda: hashlib.sha256(filled.data).hexdigest())
+            digest = await in_thread(digest_of, filled.data)
             body = MemoryBody(self._packs[number], filled.data, digest)
             try:
                 await self._passage.lane.store.put_file(
@@ -157,13 +157,14 @@ class PackedPut:
     async def _write_index(self) -> None:
         if not self._stored and not self._empty:
             return
-        data = await in_thread(self._encoded)
+        data = memoryview(await in_thread(self._encoded))
+        digest = await in_thread(digest_of, data)
         # Of now, not of when the put began: the put that ends last is the one that counts.
         name = index_name(stamp_of(PROCESS_CLOCK.now()), self._id)
         async with self._passage.alone(charge_up(len(data), 2 * len(data)), len(data)) as transfer:
-            body = MemoryBody(name, memoryview(data))
+            body = MemoryBody(name, data)
             await self._passage.lane.store.put_file(
-                self._key(name), body, metadata={DIGEST_KEY: hashlib.sha256(data).hexdigest()}, transfer=transfer
+                self._key(name), body, metadata={DIGEST_KEY: digest}, transfer=transfer
             )
         for stored in self._stored.values():
             self.digests.update(zip((file.name for file in stored.files), stored.digests, strict=True))
