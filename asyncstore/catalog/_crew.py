@@ -251,10 +251,12 @@ class _Round(Generic[S, D]):
                 continue
             moved += 1
             try:
-                with self._tally.failing(self._moves.name_of(item)):
+                try:
                     if isinstance(outcome, AsyncStoreError | FileError):
                         raise outcome
                     self._moves.note(item, outcome)
+                except (AsyncStoreError, FileError) as error:
+                    self._tally.fail_alone(self._moves.name_of(item), error)
             except BaseException as error:
                 self._halted = True
                 self._error = self._error or error

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from asyncstore.catalog._local import MTIME
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -36,9 +38,8 @@ def file_metadata(file: PlannedFile, digest: str) -> Mapping[str, str]:
     metadata = {DIGEST_KEY: digest}
     if file.mode is not None:
         metadata[MODE_KEY] = f"{_REGULAR | file.mode:o}"
-    identity = file.identity
-    if identity is not None:
-        seconds, rest = divmod(identity.mtime_ns, _NS)
+    if file.seen is not None:
+        seconds, rest = divmod(file.seen[MTIME], _NS)
         metadata[MTIME_KEY] = f"{seconds}.{rest:09}"
     return metadata
 

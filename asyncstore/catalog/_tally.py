@@ -187,19 +187,22 @@ class Tally:
 
     @contextlib.contextmanager
     def failing(self, name: str) -> Iterator[None]:
-        """Note an error of one file in the block and go on; one that would stop every file is raised."""
+        """Note an error of one file in the block and go on; see :meth:`fail_alone`."""
         try:
             yield
-        except HOPELESS as error:
-            self._add_note(error)
-            raise
-        except FileError as error:
-            if error.concerns_all:
-                self._add_note(error.error)
-                raise error.error from error.error.__cause__
-            self.fail(name, error.error)
-        except AsyncStoreError as error:
-            self.fail(name, error)
+        except (AsyncStoreError, FileError) as error:
+            self.fail_alone(name, error)
+
+    def fail_alone(self, name: str, error: AsyncStoreError | FileError) -> None:
+        """Note an error as that of one file; raise one that would stop every file."""
+        if isinstance(error, FileError):
+            cause, hopeless = error.error, error.concerns_all
+        else:
+            cause, hopeless = error, isinstance(error, HOPELESS)
+        if hopeless:
+            self._add_note(cause)
+            raise cause from cause.__cause__
+        self.fail(name, cause)
 
     def finish(self, verb: str, where: str, *, same: Iterable[str] = ()) -> None:
         """

@@ -51,7 +51,6 @@ _KEPT = {
 }
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,7 @@ def metadata_headers(metadata: Mapping[str, str]) -> dict[str, str]:
     """
     headers: dict[str, str] = {}
     for name, value in metadata.items():
-        if not _VALUE.fullmatch(value):
+        if not (value.isascii() and value.isprintable()) or value != value.strip(" "):
             raise _unfit(name)
         headers[_header_of(name)] = value
     return headers
@@ -85,7 +84,7 @@ def metadata_headers(metadata: Mapping[str, str]) -> dict[str, str]:
 def _header_of(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise _unfit(name)
-    return f"{META_PREFIX}{name}"
+    return f"{META_PREFIX}{name.lower()}"
 
 
 def _unfit(name: str) -> InvalidValueError:

@@ -49,7 +49,7 @@ class PlainRequests:
 
     async def put(self, key: str, data: bytes, mode: Any, metadata: Mapping[str, str] | None) -> str:
         """Write an object, in a mode of obstore's, and return its ETag."""
-        condition = {"create": {"If-None-Match": "*"}, "overwrite": {}}[mode] if isinstance(mode, str) else _match(mode)
+        condition = {"create": {"if-none-match": "*"}, "overwrite": {}}[mode] if isinstance(mode, str) else _match(mode)
         described_as = metadata_headers({**self.metadata, **(metadata or {})})
         headers = {**self.headers, **described_as, **condition}
         request = Request("PUT", key, f"put {self.at(key)}", headers=headers, body=data)
@@ -72,9 +72,9 @@ class PlainRequests:
             IntegrityError: what came is not what was asked for.
         """
         what = f"get {self.at(key)}"
-        headers = {"If-Match": if_match} if if_match else {}
+        headers = {"if-match": if_match} if if_match else {}
         if byte_range is not None:
-            headers["Range"] = f"bytes={byte_range[0]}-{byte_range[1] - 1}"
+            headers["range"] = f"bytes={byte_range[0]}-{byte_range[1] - 1}"
         request = Request("GET", key, what, headers=headers)
 
         def work(sender: Sender) -> tuple[ObjectMeta, bytes]:
@@ -136,7 +136,7 @@ class PlainRequests:
 
 
 def _match(mode: Mapping[str, str]) -> dict[str, str]:
-    return {"If-Match": mode["e_tag"]}
+    return {"if-match": mode["e_tag"]}
 
 
 def _span(reply: Reply, byte_range: tuple[int, int] | None, length: int, what: str) -> tuple[int, int, int]:

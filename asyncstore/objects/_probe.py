@@ -167,7 +167,7 @@ class Prober:
     async def _ranges(self) -> Ranges:
         start, end = SPAN
         try:
-            reply = await self._sent("GET", {"Range": f"bytes={start}-{end - 1}"}, b"")
+            reply = await self._sent("GET", {"range": f"bytes={start}-{end - 1}"}, b"")
         except AsyncStoreError as error:
             self._leave_open("ranges", error)
             return "proper"
@@ -183,7 +183,7 @@ class Prober:
         headers = {"x-amz-checksum-crc32": wrong}
         if form is not None:
             # A policy may demand a condition.
-            headers["If-Match"] = sent_etag(self._etag, form)
+            headers["if-match"] = sent_etag(self._etag, form)
         try:
             await self._sent("PUT", headers, PROBE)
         except IntegrityError:

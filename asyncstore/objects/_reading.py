@@ -92,7 +92,7 @@ class RangeRead:
             self._found = meta
             return self._take
 
-        headers = {"Range": f"bytes={self.start}-{self.end - 1}"} | ({"If-Match": said} if said else {})
+        headers = {"range": f"bytes={self.start}-{self.end - 1}"} | ({"if-match": said} if said else {})
         try:
             sender.send(Request("GET", self.key, what, headers=headers), receive)
         except UnavailableError:

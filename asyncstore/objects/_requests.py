@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from urllib.parse import quote, urlsplit
 
 from asyncstore.errors import ConflictError, IntegrityError, InvalidValueError, UnavailableError
@@ -54,6 +55,9 @@ MOST_SKEW_S = 900.0
 READS = {"GET", "HEAD"}
 """Methods that change nothing."""
 
+_PLAIN = re.compile(r"[A-Za-z0-9/_.~-]*")
+_NOTHING: Mapping[str, str] = {}
+
 _AGENT = f"asyncstore/{version('asyncstore')}"
 
 
@@ -70,8 +74,7 @@ class Stream:
     """Gives it from its start, anew at each call; each block is valid until the next one is asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """What is asked of a bucket or one of its objects."""
 
     method: str
@@ -79,15 +82,14 @@ class Request:
     """Empty for the bucket."""
     what: str
     """What is asked and where, for errors."""
-    query: Mapping[str, str] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = _NOTHING
+    headers: Mapping[str, str] = _NOTHING
     body: bytes | memoryview | Stream = b""
     body_hash: str = ""
     """SHA-256 of the body in hex, if it is known."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """What came back, with a status of success."""
 
     status: int
@@ -150,23 +152,22 @@ class Line:
         return reply
 
     def _head(self, request: Request, outgoing: Outgoing, keys: Credentials) -> bytes:
-        path = f"{self._base}/{quote(request.key, safe='/~')}" if request.key else self._base or "/"
+        key = request.key
+        path = f"{self._base}/{key if _PLAIN.fullmatch(key) else quote(key, safe='/~')}" if key else self._base or "/"
         query = ""
         if request.query:
             pairs = [(quote(name, safe="-_.~"), quote(said, safe="-_.~")) for name, said in request.query.items()]
             query = "&".join([f"{name}={said}" for name, said in sorted(pairs)])
-        headers = {name.lower(): said for name, said in request.headers.items()}
+        headers = request.headers
         if outgoing.size_bytes or request.method not in READS:
-            headers["content-length"] = str(outgoing.size_bytes)
-        said = self._signer.signed(request.method, path, query, headers, outgoing.hash, keys)
+            headers = {**headers, "content-length": str(outgoing.size_bytes)}
+        lines, count = self._signer.signed_lines(request.method, path, query, headers, outgoing.hash, keys)
         target = f"{self._target_prefix}{path}?{query}" if query else f"{self._target_prefix}{path}"
-        lines = "".join([f"{name}: {value}\r\n" for name, value in said.items()])
-        head = f"{request.method} {target} HTTP/1.1\r\n{lines}{self._unsigned}\r\n".encode("ascii", "replace")
+        head = f"{request.method} {target} HTTP/1.1\r\n{lines}{self._unsigned}\r\n"
         # What servers, files and the environment say must not be taken for more than the value that it is.
-        count = len(said) + self._unsigned_lines + 2
-        if head.count(b"\r") != count or head.count(b"\n") != count or b"\0" in head or not lines.isascii():
+        if len(head.splitlines()) != count + self._unsigned_lines + 2 or "\0" in head or not head.isascii():
             raise InvalidValueError(f"{request.what}: a header, or what signs it, holds what no header can hold")
-        return head
+        return head.encode()
 
 
 class _TooLargeError(Exception):

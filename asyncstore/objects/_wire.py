@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from asyncstore.errors import AsyncStoreError, ClosedError, UnavailableError
 from asyncstore.objects._http._driving import run, run_many
@@ -32,8 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Errand", "Sender", "Wire"]
 
 
-@dataclass(frozen=True, slots=True)
-class Errand:
+class Errand(NamedTuple):
     """One of many requests."""
 
     request: Request

@@ -79,7 +79,7 @@ class Condition:
     """The object must still have this ETag."""
 
 
-_UNUSABLE = re.compile(r"[\x00-\x1f\x7f]|(?:\A|/)\.{0,2}(?:/|\Z)")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 PUT_ID = "asyncstore-put-id"
 """Metadata key of the mark by which a write knows itself again after a lost answer."""
@@ -185,7 +185,9 @@ def check_key(key: str) -> str:
     Raises:
         UnsafePathError: a segment is empty, ``.`` or ``..``, or the key holds a control character.
     """
-    if _UNUSABLE.search(key):
+    inside = f"/{key}/"
+    unusable = "//" in inside or "/./" in inside or "/../" in inside
+    if unusable or (not key.isprintable() and _CONTROL.search(key)):
         raise UnsafePathError(f"key {key!r} is not usable: it must be segments between single slashes, not '.' or '..'")
     return key
 

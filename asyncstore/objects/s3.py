@@ -10,7 +10,7 @@ the one retry layer is ours.
 from __future__ import annotations
 
 import asyncio
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -388,5 +388,9 @@ class S3ObjectStore(SignedObjectStore):
             self._client.drop()
 
     def _at(self, key: str) -> str:
+        return f"s3://{self._bucket}/{key}{self._at_endpoint}"
+
+    @cached_property
+    def _at_endpoint(self) -> str:
         endpoint = self._settings.endpoint
-        return f"{self.location}/{key}" + (f" at {endpoint}" if endpoint else "")
+        return f" at {endpoint}" if endpoint else ""

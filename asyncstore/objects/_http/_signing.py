@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
-from typing import TYPE_CHECKING, Protocol
+from functools import lru_cache
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -65,33 +67,44 @@ class Signer:
         self, method: str, path: str, query: str, headers: Mapping[str, str], payload_hash: str, keys: Keys
     ) -> dict[str, str]:
         """
-        Return all headers of a request, sorted by name, with its signature.
+        Return all headers of a request, with its signature.
 
         Args:
             method: in upper case.
             path: quoted.
             query: quoted, its parameters sorted, each with a ``=``.
-            headers: beside those that are added here, under names in lower case.
+            headers: beside those that are added here.
             payload_hash: SHA-256 of the payload in hex, or :data:`UNSIGNED`.
             keys: what signs.
         """
+        said, _, authorization = self._signed(method, path, query, headers, payload_hash, keys)
+        return {**said, "authorization": authorization}
+
+    def signed_lines(
+        self, method: str, path: str, query: str, headers: Mapping[str, str], payload_hash: str, keys: Keys
+    ) -> tuple[str, int]:
+        """Return the same as lines of a request's head, and how many these should be; see :meth:`signed`."""
+        said, layout, authorization = self._signed(method, path, query, headers, payload_hash, keys)
+        return f"{layout.lines % layout.values(said)}authorization: {authorization}\r\n", len(said) + 1
+
+    def _signed(
+        self, method: str, path: str, query: str, headers: Mapping[str, str], payload_hash: str, keys: Keys
+    ) -> tuple[dict[str, str], _Layout, str]:
+        """Return the headers that are signed, how they are written, and the signature's."""
         at = self._stamp()
         said = {**headers, "host": self._host, "x-amz-content-sha256": payload_hash, "x-amz-date": at}
         if keys.token:
             said["x-amz-security-token"] = keys.token
-        names = sorted(said)
-        listed = ";".join(names)
-        lines = "".join([f"{name}:{_trimmed(said[name])}\n" for name in names])
-        canonical = f"{method}\n{path}\n{query}\n{lines}\n{listed}\n{payload_hash}"
+        layout = _layout(tuple(said))
+        lines = layout.signed % _trimmed(layout.values(said))
+        canonical = f"{method}\n{path}\n{query}\n{lines}\n{layout.names}\n{payload_hash}"
         scope = f"{at[:8]}/{self._region}/{self._service}/aws4_request"
         to_sign = f"{ALGORITHM}\n{at}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
         # A copy of a state, as hmac.digest lets go of the interpreter's lock for what takes a microsecond.
         mac = self._mac(keys.secret_access_key, at[:8]).copy()
         mac.update(to_sign.encode())
-        said["authorization"] = (
-            f"{ALGORITHM} Credential={keys.access_key_id}/{scope}, SignedHeaders={listed}, Signature={mac.hexdigest()}"
-        )
-        return said
+        credential = f"Credential={keys.access_key_id}/{scope}"
+        return said, layout, f"{ALGORITHM} {credential}, SignedHeaders={layout.names}, Signature={mac.hexdigest()}"
 
     def _stamp(self) -> str:
         """Return the time in UTC as signatures say it."""
@@ -113,5 +126,29 @@ class Signer:
         return known[2]
 
 
-def _trimmed(value: str) -> str:
-    return " ".join(value.split()) if "  " in value or value != value.strip() else value
+class _Layout(NamedTuple):
+    """How headers of some names are written: found once for the many requests that have the same."""
+
+    values: Callable[[Mapping[str, str]], tuple[Any, ...]]
+    """Takes the values out of the headers, in the order of their names."""
+    names: str
+    """Sorted, in lower case."""
+    signed: str
+    """Takes the values, trimmed."""
+    lines: str
+    """Takes the values."""
+
+
+@lru_cache(maxsize=256)
+def _layout(names: tuple[str, ...]) -> _Layout:
+    ordered = sorted(names, key=str.lower)
+    lower = [name.lower() for name in ordered]
+    escaped = [name.replace("%", "%%") for name in lower]
+    signed, lines = ("".join(form.format(name) for name in escaped) for form in ("{}:%s\n", "{}: %s\r\n"))
+    return _Layout(itemgetter(*ordered), ";".join(lower), signed, lines)
+
+
+def _trimmed(values: tuple[str, ...]) -> tuple[str, ...]:
+    if "  " not in "".join(values) and values == tuple(map(str.strip, values)):
+        return values
+    return tuple(" ".join(said.split()) if "  " in said or said != said.strip() else said for said in values)
