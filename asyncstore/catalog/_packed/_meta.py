@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from asyncstore._core.clock import PROCESS_CLOCK
+from asyncstore._core.instances import instances
 from asyncstore.catalog._metadata import DIGEST_KEY
 from asyncstore.catalog._packed._index import NO_PACK, Entry
 from asyncstore.catalog._packed._names import PACKS, parse, time_of
@@ -38,6 +41,32 @@ class PackedMeta(ObjectMeta):
     mtime_ns: int | None = None
 
 
+class _Digest(Mapping[str, str]):
+    """Metadata that are a SHA-256 and nothing else: in a quarter of the room of a dictionary."""
+
+    __slots__ = ("_digest",)
+
+    def __init__(self, digest: str) -> None:
+        self._digest = digest
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+    def __getitem__(self, key: str) -> str:
+        if key != DIGEST_KEY:
+            raise KeyError(key)
+        return self._digest
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((DIGEST_KEY,))
+
+    def __len__(self) -> int:
+        return 1
+
+
+_COLUMNS = ("key", "size_bytes", "modified_at", "metadata", "pack", "offset", "mode", "mtime_ns")
+
+
 @dataclass(frozen=True, slots=True)
 class FoundIndex:
     """An index and where it lies."""
@@ -57,15 +86,16 @@ def merged(
         found: the indices, each in the place, above it or below it.
         wanted: tells which names are; all if ``None``.
     """
-    files: dict[str, PackedMeta] = {}
+    files: dict[str, tuple[Any, ...]] = {}
     keyed = [(key, one) for one in found if (key := parse(one.meta.key)) is not None]
     for key, one in sorted(keyed, key=lambda pair: pair[0][:2], reverse=True):
         inside, below = key.folder.startswith(place.root), place.root.startswith(key.folder)
         if not inside and not below:
             continue
         prefix, cut = (key.folder[len(place.root) :], "") if inside else ("", place.root[len(key.folder) :])
-        for row in _rows(one.index):
-            name: str = row[0]
+        # Behind them, where NO_PACK points to, is the index itself.
+        packs = [*(f"{key.folder}{PACKS}{pack}" for pack in one.index.packs), one.meta.key]
+        for name, number, offset, size_bytes, digest, mode, mtime_ns in _rows(one.index):
             if not name.startswith(cut):
                 continue
             if prefix or cut:
@@ -74,20 +104,17 @@ def merged(
                     # The place itself was empty, seen from above.
                     continue
             if name not in files and (wanted is None or wanted(name)):
-                files[name] = _meta(place.root + name, row, one, key.folder)
-    return files
+                place_key, put_at = place.root + name, one.meta.modified_at
+                files[name] = place_key, size_bytes, put_at, _Digest(digest), packs[number], offset, mode, mtime_ns
+    columns = dict(zip(_COLUMNS, zip(*files.values(), strict=True), strict=bool(files)))
+    metas = instances(PackedMeta, len(files), {**columns, "etag": repeat("")})
+    return dict(zip(files, metas, strict=True))
 
 
 def _rows(index: Index) -> Iterator[tuple[Any, ...]]:
     yield from index.rows()
     for folder in index.empty:
         yield Entry(marker(folder), NO_PACK, 0, 0, "")
-
-
-def _meta(key: str, row: tuple[Any, ...], found: FoundIndex, folder: str) -> PackedMeta:
-    _, number, offset, size_bytes, digest, mode, mtime_ns = row
-    pack = found.meta.key if number == NO_PACK else f"{folder}{PACKS}{found.index.packs[number]}"
-    return PackedMeta(key, size_bytes, "", found.meta.modified_at, {DIGEST_KEY: digest}, pack, offset, mode, mtime_ns)
 
 
 def located(file: PlannedFile, meta: ObjectMeta) -> PlannedFile:
