@@ -118,7 +118,8 @@ class CredentialProvider:
     @property
     def at_hand(self) -> Credentials | None:
         """What :meth:`get` would return without a look at anything, if it would."""
-        return self._current if self._source_clock.now_s() < self._due_s else None
+        due_s = self._due_s
+        return self._current if due_s == math.inf or self._source_clock.now_s() < due_s else None
 
     def wait(self, check: Callable[[], None]) -> Credentials:
         """Do what :meth:`get` does, blocking; ``check`` is called every 0.1 s, and what it raises ends the wait."""

@@ -130,7 +130,7 @@ class Line:
         """Send a request, and judge the answer."""
         incoming = _Incoming(receive, most_bytes)
         signed_s = self._signer.now_s()
-        head, body = self._head(request, outgoing, keys), outgoing.body()
+        head, body = self._head(request, outgoing, keys, signed_s), outgoing.body()
         try:
             answer = yield from connection.exchange(request.method, head, body, incoming.sink)
         except ConnectError as error:
@@ -151,7 +151,7 @@ class Line:
             raise _refusal(request, answer, reply.body.decode(errors="replace"), signed_s)
         return reply
 
-    def _head(self, request: Request, outgoing: Outgoing, keys: Credentials) -> bytes:
+    def _head(self, request: Request, outgoing: Outgoing, keys: Credentials, at_s: float) -> bytes:
         key = request.key
         path = f"{self._base}/{key if _PLAIN.fullmatch(key) else quote(key, safe='/~')}" if key else self._base or "/"
         query = ""
@@ -161,7 +161,7 @@ class Line:
         headers = request.headers
         if outgoing.size_bytes or request.method not in READS:
             headers = {**headers, "content-length": str(outgoing.size_bytes)}
-        lines, count = self._signer.signed_lines(request.method, path, query, headers, outgoing.hash, keys)
+        lines, count = self._signer.signed_lines(request.method, path, query, headers, outgoing.hash, keys, at_s)
         target = f"{self._target_prefix}{path}?{query}" if query else f"{self._target_prefix}{path}"
         head = f"{request.method} {target} HTTP/1.1\r\n{lines}{self._unsigned}\r\n"
         # What servers, files and the environment say must not be taken for more than the value that it is.

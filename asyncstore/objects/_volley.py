@@ -44,8 +44,7 @@ class Volley:
     ) -> None:
         self._sender = sender
         self._at = at
-        self._headers = headers
-        self._metadata = metadata
+        self._headers = {**headers, **metadata_headers(metadata)}
         self._landing = threading.Lock()
         self._abandoned = False
         self._writing: dict[str, int] = {}
@@ -91,7 +90,7 @@ class Volley:
         settle = partial(self._settle, job)
         match verb:
             case SmallPut(_, data, metadata, digest):
-                headers = {**self._headers, **metadata_headers({**self._metadata, **metadata})}
+                headers = {**self._headers, **metadata_headers(metadata)}
                 request = Request("PUT", key, f"put {self._at(key)}", headers=headers, body=data, body_hash=digest)
                 with self._landing:
                     self._check()

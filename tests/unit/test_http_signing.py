@@ -64,7 +64,7 @@ def line_to(url: str, region: str = "eu-west-1", *, now_s: Callable[[], float] =
 
 def head_of(line: Line, request: Request, keys: Credentials = KEYS) -> tuple[str, str, dict[str, str]]:
     """Return method, target and headers, as the server reads them."""
-    raw = line._head(request, Outgoing(request, lambda: None), keys)
+    raw = line._head(request, Outgoing(request, lambda: None), keys, line._signer.now_s())
     assert raw.endswith(b"\r\n\r\n")
     first, *lines = raw[:-4].decode("latin-1").split("\r\n")
     method, target, version = first.split(" ")

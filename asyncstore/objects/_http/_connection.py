@@ -257,7 +257,8 @@ class Connection:
     def _send(self, pieces: list[bytes | memoryview]) -> Wait[bool]:
         assert self._socket is not None
         left = [piece for piece in pieces if piece]
-        while left:
+        left_bytes = sum(map(len, left))
+        while left_bytes:
             try:
                 # Sockets on TLS cannot send several pieces in one call.
                 sent = self._socket.send(left[0]) if self._origin.tls else self._socket.sendmsg(left)
@@ -269,10 +270,12 @@ class Connection:
                 # It may have said why before it closed the connection.
                 return False
             else:
-                while left and sent >= len(left[0]):
+                left_bytes -= sent
+                if not left_bytes:
+                    break
+                while sent >= len(left[0]):
                     sent -= len(left.pop(0))
-                if sent:
-                    left[0] = memoryview(left[0])[sent:]
+                left[0] = memoryview(left[0])[sent:]
         return True
 
     def _answered_early(self) -> bool:

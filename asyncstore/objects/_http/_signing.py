@@ -77,21 +77,35 @@ class Signer:
             payload_hash: SHA-256 of the payload in hex, or :data:`UNSIGNED`.
             keys: what signs.
         """
-        said, _, authorization = self._signed(method, path, query, headers, payload_hash, keys)
+        said, _, authorization = self._signed(method, path, query, headers, payload_hash, keys, self.now_s())
         return {**said, "authorization": authorization}
 
     def signed_lines(
-        self, method: str, path: str, query: str, headers: Mapping[str, str], payload_hash: str, keys: Keys
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: Mapping[str, str],
+        payload_hash: str,
+        keys: Keys,
+        at_s: float,
     ) -> tuple[str, int]:
-        """Return the same as lines of a request's head, and how many these should be; see :meth:`signed`."""
-        said, layout, authorization = self._signed(method, path, query, headers, payload_hash, keys)
+        """Return the same, of that moment, as lines of a request's head, and how many these should be."""
+        said, layout, authorization = self._signed(method, path, query, headers, payload_hash, keys, at_s)
         return f"{layout.lines % layout.values(said)}authorization: {authorization}\r\n", len(said) + 1
 
     def _signed(
-        self, method: str, path: str, query: str, headers: Mapping[str, str], payload_hash: str, keys: Keys
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: Mapping[str, str],
+        payload_hash: str,
+        keys: Keys,
+        at_s: float,
     ) -> tuple[dict[str, str], _Layout, str]:
         """Return the headers that are signed, how they are written, and the signature's."""
-        at = self._stamp()
+        at = self._stamp(at_s)
         said = {**headers, "host": self._host, "x-amz-content-sha256": payload_hash, "x-amz-date": at}
         if keys.token:
             said["x-amz-security-token"] = keys.token
@@ -106,9 +120,9 @@ class Signer:
         credential = f"Credential={keys.access_key_id}/{scope}"
         return said, layout, f"{ALGORITHM} {credential}, SignedHeaders={layout.names}, Signature={mac.hexdigest()}"
 
-    def _stamp(self) -> str:
-        """Return the time in UTC as signatures say it."""
-        second = int(self.now_s())
+    def _stamp(self, at_s: float) -> str:
+        """Return a time in UTC as signatures say it."""
+        second = int(at_s)
         known, stamp = self._moment
         if second != known:
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
