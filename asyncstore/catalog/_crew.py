@@ -251,6 +251,7 @@ class _Round(Generic[S, D]):
                 continue
             moved += 1
             try:
+                # By hand, as a context manager for each takes longer than all else here.
                 try:
                     if isinstance(outcome, AsyncStoreError | FileError):
                         raise outcome

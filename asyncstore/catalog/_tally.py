@@ -196,13 +196,14 @@ class Tally:
     def fail_alone(self, name: str, error: AsyncStoreError | FileError) -> None:
         """Note an error as that of one file; raise one that would stop every file."""
         if isinstance(error, FileError):
-            cause, hopeless = error.error, error.concerns_all
-        else:
-            cause, hopeless = error, isinstance(error, HOPELESS)
-        if hopeless:
-            self._add_note(cause)
-            raise cause from cause.__cause__
-        self.fail(name, cause)
+            if error.concerns_all:
+                self._add_note(error.error)
+                raise error.error from error.error.__cause__
+            error = error.error
+        elif isinstance(error, HOPELESS):
+            self._add_note(error)
+            raise error
+        self.fail(name, error)
 
     def finish(self, verb: str, where: str, *, same: Iterable[str] = ()) -> None:
         """

@@ -164,7 +164,8 @@ class Line:
         lines, count = self._signer.signed_lines(request.method, path, query, headers, outgoing.hash, keys, at_s)
         target = f"{self._target_prefix}{path}?{query}" if query else f"{self._target_prefix}{path}"
         head = f"{request.method} {target} HTTP/1.1\r\n{lines}{self._unsigned}\r\n"
-        # What servers, files and the environment say must not be taken for more than the value that it is.
+        # What servers, files and the environment say must not be taken for more than the value that it is. Lines are
+        # split at more than CR and LF here, which no header may hold either.
         if len(head.splitlines()) != count + self._unsigned_lines + 2 or "\0" in head or not head.isascii():
             raise InvalidValueError(f"{request.what}: a header, or what signs it, holds what no header can hold")
         return head.encode()

@@ -185,6 +185,7 @@ def check_key(key: str) -> str:
     Raises:
         UnsafePathError: a segment is empty, ``.`` or ``..``, or the key holds a control character.
     """
+    # Most keys are printable, and to say so takes a tenth of what a search takes.
     inside = f"/{key}/"
     unusable = "//" in inside or "/./" in inside or "/../" in inside
     if unusable or (not key.isprintable() and _CONTROL.search(key)):

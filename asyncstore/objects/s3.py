@@ -388,7 +388,7 @@ class S3ObjectStore(SignedObjectStore):
             self._client.drop()
 
     def _at(self, key: str) -> str:
-        return f"s3://{self._bucket}/{key}{self._at_endpoint}"
+        return f"{self.location}/{key}{self._at_endpoint}"
 
     @cached_property
     def _at_endpoint(self) -> str:

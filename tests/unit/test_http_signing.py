@@ -186,6 +186,12 @@ def test_names_of_headers_come_in_any_case() -> None:
     assert heads[0] == heads[1] == heads[2]
 
 
+@pytest.mark.parametrize("headers", [{"Range": "a", "range": "b"}, {"Content-Length": "5"}, {"HOST": "other"}])
+def test_no_header_is_said_twice(headers: dict[str, str]) -> None:
+    with pytest.raises(InvalidValueError, match="two are the same"):
+        head_of(line_to("http://host/b"), Request("PUT", "k", "put", headers=headers, body=b"x"))
+
+
 @pytest.mark.parametrize("value", ["a\tb", "a\r\nx: y", "a\n", "\x00", " a", "a ", "é"])
 def test_metadata_that_no_header_can_hold_is_refused(value: str) -> None:
     with pytest.raises(InvalidValueError):

@@ -94,12 +94,11 @@ def encode(index: Index) -> bytes:
 def _compressed(index: Index, level: int) -> tuple[bytes, int]:
     """Return the compressed JSON of an index, and how many bytes it has uncompressed."""
     deflater = zlib.compressobj(level)
-    found, text_bytes = [], 0
-    for text in _text_of(index):
-        piece = text.encode()
-        found.append(deflater.compress(piece))
-        text_bytes += len(piece)
-    return b"".join([*found, deflater.flush()]), text_bytes
+    pieces, text_bytes = [], 0
+    for text in map(str.encode, _text_of(index)):
+        pieces.append(deflater.compress(text))
+        text_bytes += len(text)
+    return b"".join([*pieces, deflater.flush()]), text_bytes
 
 
 def _text_of(index: Index) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import repeat
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from asyncstore._core.clock import PROCESS_CLOCK
@@ -106,7 +107,7 @@ def merged(
             if name not in files and (wanted is None or wanted(name)):
                 place_key, put_at = place.root + name, one.meta.modified_at
                 files[name] = place_key, size_bytes, put_at, _Digest(digest), packs[number], offset, mode, mtime_ns
-    columns = dict(zip(_COLUMNS, zip(*files.values(), strict=True), strict=bool(files)))
+    columns = {column: map(itemgetter(at), files.values()) for at, column in enumerate(_COLUMNS)}
     metas = instances(PackedMeta, len(files), {**columns, "etag": repeat("")})
     return dict(zip(files, metas, strict=True))
 

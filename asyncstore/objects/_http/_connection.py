@@ -271,11 +271,10 @@ class Connection:
                 return False
             else:
                 left_bytes -= sent
-                if not left_bytes:
-                    break
-                while sent >= len(left[0]):
-                    sent -= len(left.pop(0))
-                left[0] = memoryview(left[0])[sent:]
+                if left_bytes:
+                    while sent >= len(left[0]):
+                        sent -= len(left.pop(0))
+                    left[0] = memoryview(left[0])[sent:]
         return True
 
     def _answered_early(self) -> bool:

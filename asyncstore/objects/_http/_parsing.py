@@ -55,13 +55,11 @@ def parse_head(raw: bytes) -> Head:
 
 def _headers(lines: list[str]) -> dict[str, str]:
     names, colons, values = zip(*[line.partition(":") for line in lines], strict=True)
+    # All at once, as there are many answers and hardly ever a wrong one.
     if not (all(names) and all(colons)) or names != tuple(map(str.strip, names)):
-        [wrong, *_] = [
-            line
-            for line, name, colon in zip(lines, names, colons, strict=True)
-            if not (name and colon) or name != name.strip()
-        ]
-        raise MalformedError(f"the answer holds a line that is no header: {wrong[:100]!r}")
+        for line, name, colon in zip(lines, names, colons, strict=True):
+            if not (name and colon) or name != name.strip():
+                raise MalformedError(f"the answer holds a line that is no header: {line[:100]!r}")
     pairs = list(zip(map(str.lower, names), [value.strip(" \t") for value in values], strict=True))
     headers = dict(pairs)
     if len(headers) < len(pairs):

@@ -13,6 +13,8 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from asyncstore.errors import InvalidValueError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -76,6 +78,9 @@ class Signer:
             headers: beside those that are added here.
             payload_hash: SHA-256 of the payload in hex, or :data:`UNSIGNED`.
             keys: what signs.
+
+        Raises:
+            InvalidValueError: two headers have the same name, perhaps one in upper case.
         """
         said, _, authorization = self._signed(method, path, query, headers, payload_hash, keys, self.now_s())
         return {**said, "authorization": authorization}
@@ -90,7 +95,11 @@ class Signer:
         keys: Keys,
         at_s: float,
     ) -> tuple[str, int]:
-        """Return the same, of that moment, as lines of a request's head, and how many these should be."""
+        """
+        Return what :meth:`signed` does, as lines of a request's head, and how many these should be.
+
+        ``at_s`` is when it is signed, in seconds since the epoch by the host's clock.
+        """
         said, layout, authorization = self._signed(method, path, query, headers, payload_hash, keys, at_s)
         return f"{layout.lines % layout.values(said)}authorization: {authorization}\r\n", len(said) + 1
 
@@ -157,6 +166,8 @@ class _Layout(NamedTuple):
 def _layout(names: tuple[str, ...]) -> _Layout:
     ordered = sorted(names, key=str.lower)
     lower = [name.lower() for name in ordered]
+    if len(set(lower)) < len(lower):
+        raise InvalidValueError(f"of the headers {', '.join(ordered)} two are the same")
     escaped = [name.replace("%", "%%") for name in lower]
     signed, lines = ("".join(form.format(name) for name in escaped) for form in ("{}:%s\n", "{}: %s\r\n"))
     return _Layout(itemgetter(*ordered), ";".join(lower), signed, lines)
