@@ -23,7 +23,7 @@ from asyncstore.objects._errors import (
 from asyncstore.objects._http._bodies import Blocks, Collected, TooLongError
 from asyncstore.objects._http._connection import BrokenError, ConnectError
 from asyncstore.objects._http._parsing import MalformedError
-from asyncstore.objects._http._signing import EMPTY_HASH, UNSIGNED
+from asyncstore.objects._http._signing import EMPTY_HASH, UNSIGNED, header_lines
 from asyncstore.objects.bodies import BLOCK_BYTES
 
 if TYPE_CHECKING:
@@ -161,12 +161,12 @@ class Line:
         headers = request.headers
         if outgoing.size_bytes or request.method not in READS:
             headers = {**headers, "content-length": str(outgoing.size_bytes)}
-        lines, count = self._signer.signed_lines(request.method, path, query, headers, outgoing.hash, keys, at_s)
+        said = self._signer.signed(request.method, path, query, headers, outgoing.hash, keys, at_s)
         target = f"{self._target_prefix}{path}?{query}" if query else f"{self._target_prefix}{path}"
-        head = f"{request.method} {target} HTTP/1.1\r\n{lines}{self._unsigned}\r\n"
+        head = f"{request.method} {target} HTTP/1.1\r\n{header_lines(said)}{self._unsigned}\r\n"
         # What servers, files and the environment say must not be taken for more than the value that it is. Lines are
         # split at more than CR and LF here, which no header may hold either.
-        if len(head.splitlines()) != count + self._unsigned_lines + 2 or "\0" in head or not head.isascii():
+        if len(head.splitlines()) != len(said) + self._unsigned_lines + 2 or "\0" in head or not head.isascii():
             raise InvalidValueError(f"{request.what}: a header, or what signs it, holds what no header can hold")
         return head.encode()
 

@@ -18,7 +18,7 @@ from asyncstore.errors import InvalidValueError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["EMPTY_HASH", "UNSIGNED", "Keys", "Signer"]
+__all__ = ["EMPTY_HASH", "UNSIGNED", "Keys", "Signer", "header_lines"]
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 EMPTY_HASH = hashlib.sha256().hexdigest()
@@ -66,7 +66,14 @@ class Signer:
         self._derived: tuple[str, str, hmac.HMAC] | None = None
 
     def signed(
-        self, method: str, path: str, query: str, headers: Mapping[str, str], payload_hash: str, keys: Keys
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: Mapping[str, str],
+        payload_hash: str,
+        keys: Keys,
+        at_s: float | None = None,
     ) -> dict[str, str]:
         """
         Return all headers of a request, with its signature.
@@ -78,43 +85,12 @@ class Signer:
             headers: beside those that are added here.
             payload_hash: SHA-256 of the payload in hex, or :data:`UNSIGNED`.
             keys: what signs.
+            at_s: when, in seconds since the epoch by the host's clock; now without it.
 
         Raises:
             InvalidValueError: two headers have the same name, perhaps one in upper case.
         """
-        said, _, authorization = self._signed(method, path, query, headers, payload_hash, keys, self.now_s())
-        return {**said, "authorization": authorization}
-
-    def signed_lines(
-        self,
-        method: str,
-        path: str,
-        query: str,
-        headers: Mapping[str, str],
-        payload_hash: str,
-        keys: Keys,
-        at_s: float,
-    ) -> tuple[str, int]:
-        """
-        Return what :meth:`signed` does, as lines of a request's head, and how many these should be.
-
-        ``at_s`` is when it is signed, in seconds since the epoch by the host's clock.
-        """
-        said, layout, authorization = self._signed(method, path, query, headers, payload_hash, keys, at_s)
-        return f"{layout.lines % layout.values(said)}authorization: {authorization}\r\n", len(said) + 1
-
-    def _signed(
-        self,
-        method: str,
-        path: str,
-        query: str,
-        headers: Mapping[str, str],
-        payload_hash: str,
-        keys: Keys,
-        at_s: float,
-    ) -> tuple[dict[str, str], _Layout, str]:
-        """Return the headers that are signed, how they are written, and the signature's."""
-        at = self._stamp(at_s)
+        at = self._stamp(self.now_s() if at_s is None else at_s)
         said = {**headers, "host": self._host, "x-amz-content-sha256": payload_hash, "x-amz-date": at}
         if keys.token:
             said["x-amz-security-token"] = keys.token
@@ -127,7 +103,9 @@ class Signer:
         mac = self._mac(keys.secret_access_key, at[:8]).copy()
         mac.update(to_sign.encode())
         credential = f"Credential={keys.access_key_id}/{scope}"
-        return said, layout, f"{ALGORITHM} {credential}, SignedHeaders={layout.names}, Signature={mac.hexdigest()}"
+        signature = f"SignedHeaders={layout.names}, Signature={mac.hexdigest()}"
+        said["authorization"] = f"{ALGORITHM} {credential}, {signature}"
+        return said
 
     def _stamp(self, at_s: float) -> str:
         """Return a time in UTC as signatures say it."""
@@ -147,6 +125,12 @@ class Signer:
                 key = hmac.digest(key, said.encode(), "sha256")
             known = self._derived = (secret, day, hmac.new(key, digestmod="sha256"))
         return known[2]
+
+
+def header_lines(headers: Mapping[str, str]) -> str:
+    """Return headers as lines of a request's head, sorted, under names in lower case."""
+    layout = _layout(tuple(headers))
+    return layout.lines % layout.values(headers)
 
 
 class _Layout(NamedTuple):
