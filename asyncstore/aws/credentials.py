@@ -118,6 +118,7 @@ class CredentialProvider:
     @property
     def at_hand(self) -> Credentials | None:
         """What :meth:`get` would return without a look at anything, if it would."""
+        # Keys that last need no look at the clock, which every small request would take.
         due_s = self._due_s
         return self._current if due_s == math.inf or self._source_clock.now_s() < due_s else None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -55,7 +54,6 @@ MOST_SKEW_S = 900.0
 READS = {"GET", "HEAD"}
 """Methods that change nothing."""
 
-_PLAIN = re.compile(r"[A-Za-z0-9/_.~-]*")
 _NOTHING: Mapping[str, str] = {}
 
 _AGENT = f"asyncstore/{version('asyncstore')}"
@@ -152,8 +150,7 @@ class Line:
         return reply
 
     def _head(self, request: Request, outgoing: Outgoing, keys: Credentials, at_s: float) -> bytes:
-        key = request.key
-        path = f"{self._base}/{key if _PLAIN.fullmatch(key) else quote(key, safe='/~')}" if key else self._base or "/"
+        path = f"{self._base}/{quote(request.key, safe='/~')}" if request.key else self._base or "/"
         query = ""
         if request.query:
             pairs = [(quote(name, safe="-_.~"), quote(said, safe="-_.~")) for name, said in request.query.items()]

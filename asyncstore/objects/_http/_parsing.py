@@ -44,29 +44,19 @@ def parse_head(raw: bytes) -> Head:
     # Some would take them for the ends of lines: what is a header must not depend on who reads it.
     if raw.count(b"\n") != len(lines) or raw.count(b"\r") != len(lines) or b"\0" in raw:
         raise MalformedError("the answer holds control characters where there must be none")
-    headers = _headers(lines) if lines else {}
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not name or name[-1].isspace() or name[0].isspace():
+            raise MalformedError(f"the answer holds a line that is no header: {line[:100]!r}")
+        name, value = name.lower(), value.strip(" \t")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
     said = headers.get("connection", "").lower()
     lasting = "close" not in said if version == "HTTP/1.1" else "keep-alive" in said
     if "transfer-encoding" in headers and headers.pop("content-length", None) is not None:
         # Somebody on the way may have gone by the length, and what follows may be anything.
         lasting = False
     return Head(int(status), headers, lasting)
-
-
-def _headers(lines: list[str]) -> dict[str, str]:
-    names, colons, values = zip(*[line.partition(":") for line in lines], strict=True)
-    # All at once, as there are many answers and hardly ever a wrong one.
-    if not (all(names) and all(colons)) or names != tuple(map(str.strip, names)):
-        for line, name, colon in zip(lines, names, colons, strict=True):
-            if not (name and colon) or name != name.strip():
-                raise MalformedError(f"the answer holds a line that is no header: {line[:100]!r}")
-    pairs = list(zip(map(str.lower, names), [value.strip(" \t") for value in values], strict=True))
-    headers = dict(pairs)
-    if len(headers) < len(pairs):
-        headers.clear()
-        for name, value in pairs:
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return headers
 
 
 def body_bytes(method: str, head: Head) -> int:
