@@ -24,6 +24,7 @@ __all__ = [
     "check_run_id",
     "decode_segment",
     "encode_segment",
+    "has_control",
     "owner_of_branch",
 ]
 
@@ -38,6 +39,12 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.-]*", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
+def has_control(text: str) -> bool:
+    """Tell whether a text holds a control character of ASCII."""
+    # Most are printable, and to say so takes a tenth of what a search takes.
+    return not text.isprintable() and _CONTROL.search(text) is not None
+
+
 def check_run_id(run_id: str) -> str:
     """
     Return ``run_id`` if it can be one segment of a key.
@@ -46,7 +53,7 @@ def check_run_id(run_id: str) -> str:
         InvalidValueError: it is empty, longer than 200 bytes, ``.`` or ``..``, or holds ``/``, a control character or a
             lone surrogate.
     """
-    if _CONTROL.search(run_id) or "/" in run_id or run_id in {"", ".", ".."}:
+    if has_control(run_id) or "/" in run_id or run_id in {"", ".", ".."}:
         raise InvalidValueError(
             f"run id {run_id!r} is not usable: it must be one path segment, without '/' or control characters"
         )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from asyncstore._core.files import TEMP_PREFIX
 from asyncstore.errors import ConfigurationError, UnsafePathError
-from asyncstore.names import check_run_id
+from asyncstore.names import check_run_id, has_control
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -50,7 +50,6 @@ SEGMENT_LIMIT_BYTES = 255
 KEY_LIMIT_BYTES = 1024
 """Most bytes of an S3 key."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DRIVE = re.compile(r"[A-Za-z]:")
 _PLAIN = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_. -]{0,200}/)*[A-Za-z0-9_][A-Za-z0-9_. -]{0,200}")
 """Names of which nothing needs to be looked at more closely."""
@@ -101,7 +100,7 @@ def normal_prefix(prefix: str) -> str:
         ConfigurationError: it holds ``.`` or ``..`` as a segment, or control characters.
     """
     segments = [segment for segment in prefix.split("/") if segment]
-    if {".", ".."} & set(segments) or _CONTROL.search(prefix):
+    if {".", ".."} & set(segments) or has_control(prefix):
         raise ConfigurationError(f"prefix {prefix!r} is not usable: no '.', '..' or control characters, please")
     return "".join(f"{segment}/" for segment in segments)
 
@@ -194,7 +193,7 @@ def why_unsafe(name: str) -> str:
         return "holds a backslash, which other systems take for a separator"
     if _DRIVE.match(name):
         return "begins like a drive letter"
-    if _CONTROL.search(name):
+    if has_control(name):
         return "holds a control character"
     try:
         name.encode()

@@ -22,6 +22,7 @@ from asyncstore.catalog._packed._names import upload_start
 from asyncstore.catalog._paths import Place, refusals, reserved
 from asyncstore.catalog._patterns import Matcher
 from asyncstore.errors import ConfigurationError, InvalidValueError, NotFoundError, UnsafePathError
+from asyncstore.names import has_control
 from asyncstore.objects.presigned import ANY_TYPE, PresignedPost, PresignedUrl
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TOKEN = r"[A-Za-z0-9!#&^_.+-]+"
 _TYPE = re.compile(rf"{_TOKEN}/{_TOKEN}(?:; ?[!-+\--~][ !-+\--~]*)?")
 _TYPES = re.compile(rf"{_TOKEN}/(?:{_TOKEN}|\*)|\*/\*")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _QUOTED = re.compile(r"[^ !#-\[\]-~]|[%]")
 """What cannot stand between the quotes of a header, or is not read by all browsers alike."""
 
@@ -336,6 +336,6 @@ def _disposition(name: str) -> str:
         coded = quote(name, safe="")
     except UnicodeEncodeError:
         coded = ""
-    if not coded or _CONTROL.search(name) or "/" in name or "\\" in name:
+    if not coded or has_control(name) or "/" in name or "\\" in name:
         raise InvalidValueError(f"download_name {name!r} cannot be the name of a file")
     return f"attachment; filename=\"{_QUOTED.sub('_', name)}\"; filename*=UTF-8''{coded}"
