@@ -100,12 +100,9 @@ async def _below(lane: Lane, place: Place, names: Sequence[str]) -> dict[str, Ob
     return found
 
 
-async def list_all(lane: Lane, place: Place, folder: str = "") -> dict[str, ObjectMeta]:
-    """Return, by name, every object in a folder of the run, at any depth, packs and indices, too."""
-    found: dict[str, ObjectMeta] = {}
-    async for page in lane.store.list(place.root + folder):
-        found |= _by_name(place, page)
-    return found
+async def list_all(lane: Lane, place: Place) -> dict[str, ObjectMeta]:
+    """Return, by name, every object of the run, packs and indices, too."""
+    return _by_name(place, await lane.store.list_all(place.root))
 
 
 async def real_files(lane: Lane, found: Found) -> Found:

@@ -7,16 +7,21 @@ the words that most servers use are not read as XML, only what stands around the
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_plus
 
-from asyncstore._core.concurrency import map_bounded
+from asyncstore._core.concurrency import both, map_bounded
 from asyncstore._core.retry import RetryPolicy, retrying
+from asyncstore.errors import AccessDeniedError
+from asyncstore.objects._cuts import cuts_between, folders_around
 from asyncstore.objects._messages import answered, next_page
 from asyncstore.objects._obstore import canonical_etag
 from asyncstore.objects._requests import Request
@@ -35,6 +40,12 @@ __all__ = ["Listing", "Page", "objects_page"]
 
 PAGE = "1000"
 
+RANGES_LIMIT = 8
+"""Most requests at the same time, and ranges that a folder is cut into."""
+
+MORE_PATIENCE = 2
+"""So many pages of a range that is one of several are waited for, before it is cut again."""
+
 _OBJECT = re.compile(
     r"<Contents><Key>([^<]*)</Key><LastModified>([^<]*Z)</LastModified><ETag>\"?([^<\"]*)\"?</ETag>"
     r"(?:<Checksum(?:Algorithm|Type)>[^<]*</Checksum(?:Algorithm|Type)>)*<Size>(\d+)</Size>"
@@ -51,8 +62,20 @@ class Page(NamedTuple):
     objects: Listed
     keys: list[str]
     """Theirs, as the server has them: one that ends in a slash is a folder's marker, and is shown without it."""
+    folders: list[str]
+    """Those that were asked for instead of what is in them; each ends in a slash."""
     following: dict[str, str] | None
     """What asks for the next page, beside what asked for the first one; ``None`` if this is the last."""
+
+
+@dataclass(slots=True)
+class _Line:
+    """How much of a listing is asked for at the same time."""
+
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(RANGES_LIMIT))
+    """Held by each request."""
+    ranges: int = 1
+    """How many are being listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +94,11 @@ class Listing:
     prefix: str
     what: str
     retry: RetryPolicy
+    line: _Line = field(default_factory=_Line, repr=False)
 
     async def pages(self, after: str = "") -> AsyncGenerator[Page, None]:
         """Yield pages, of keys behind ``after`` if it is given; one of them may be empty."""
-        asked = {"list-type": "2", "prefix": self.prefix, "max-keys": PAGE, "encoding-type": "url"}
+        asked = _asked(self.prefix)
         if after:
             asked["start-after"] = after
         marker: dict[str, str] | None = {}
@@ -90,34 +114,94 @@ class Listing:
                 if page.keys:
                     yield page.objects
 
-    async def at_once(self, cuts: Sequence[str]) -> Listed | None:
-        """Return all objects, by ranges that end with these keys; ``None`` if the server does not list in order."""
-        ranges = list(zip(["", *cuts], [*cuts, ""], strict=True))
-        parts = await map_bounded(lambda ends: self._between(*ends), ranges, limit=len(ranges))
-        if any(part is None for part in parts):
-            return None
-        return Listed([row for part in parts if part is not None for row in part])
+    async def at_once(self, cuts: Sequence[str] = ()) -> Listed:
+        """
+        Return all objects, by ranges of keys, which are asked for at the same time.
 
-    async def _between(self, after: str, last: str) -> list[Row] | None:
-        """Return what lies behind one key, up to another one if that is given; ``None`` if it came in no order."""
+        They end with ``cuts``, or else, where there are more than a page, between folders.
+        """
+        rows = await self._ranges("", cuts, "", own_cuts=not cuts, patience=1)
+        if rows is None:
+            # The server does not list in order.
+            rows = [row async for page in self.objects() for row in page.rows]
+        return Listed(rows)
+
+    async def _ranges(
+        self, after: str, cuts: Sequence[str], last: str, *, own_cuts: bool, patience: int
+    ) -> list[Row] | None:
+        self.line.ranges += len(cuts)
+
+        async def between(ends: tuple[str, str]) -> list[Row] | None:
+            return await self._between(*ends, own_cuts=own_cuts, patience=patience)
+
+        ranges = list(zip([after, *cuts], [*cuts, last], strict=True))
+        rows: list[Row] = []
+        for part in await map_bounded(between, ranges, limit=len(ranges)):
+            if part is None:
+                return None
+            rows += part
+        return rows
+
+    async def _between(self, start: str, last: str, *, own_cuts: bool, patience: int) -> list[Row] | None:
+        """
+        Return what lies behind one key, up to another one if that is given; ``None`` if it came in no order.
+
+        If there is more than ``patience`` pages of it, and ``own_cuts``, it is cut into ranges between folders.
+        """
         found: list[Row] = []
-        async with contextlib.aclosing(self.pages(after)) as pages:
-            async for page in pages:
+        cuts: list[str] = []
+        after, count = start, 1
+        async with contextlib.aclosing(self.pages(start)) as pages:
+            page = await anext(pages, None)
+            while page is not None:
                 keys = page.keys
                 if keys and (keys[0] <= after or keys != sorted(keys)):
-                    return None
-                count = bisect_right(keys, last) if last else len(keys)
-                found += page.objects.rows[:count]
+                    if start or last:
+                        return None
+                    own_cuts, cuts = False, []
+                found += page.objects.rows[: bisect_right(keys, last) if last else len(keys)]
                 if keys and last and keys[-1] >= last:
                     break
                 after = keys[-1] if keys else after
+                if cuts := [cut for cut in cuts if cut > after]:
+                    rest = await self._ranges(after, cuts, last, own_cuts=True, patience=MORE_PATIENCE)
+                    return None if rest is None else found + rest
+                most = RANGES_LIMIT - self.line.ranges + 1
+                if own_cuts and most > 1 and count >= patience and keys and page.following is not None:
+                    page, cuts = await both(lambda: anext(pages, None), partial(self._cuts, keys, last, most))
+                    patience *= 2
+                else:
+                    page = await anext(pages, None)
+                count += 1
+        self.line.ranges -= 1
         return found
+
+    async def _cuts(self, keys: Sequence[str], last: str, most: int) -> list[str]:
+        """Return keys that cut what lies behind a page, in one folder or another, into so many ranges at most."""
+
+        async def cuts_in(folder: str) -> list[str]:
+            asked = {**_asked(folder), "delimiter": "/", "start-after": keys[-1]}
+            try:
+                page = await self._page(Request("GET", "", self.what, asked))
+            except AccessDeniedError:
+                # Who may list all may not need to list folders: it takes longer without them.
+                return []
+            return cuts_between(folder, page.folders, keys, last, most=most)
+
+        folders = folders_around(keys, self.prefix)
+        found = await map_bounded(cuts_in, folders, limit=len(folders)) if folders else []
+        return sorted(chain.from_iterable(found))
 
     async def _page(self, request: Request) -> Page:
         def ask(sender: Sender) -> Page:
             return objects_page(sender.send(request).body, self.what)
 
-        return await retrying(lambda: self.run("list", self.prefix, ask), self.retry)
+        async with self.line.turns:
+            return await retrying(lambda: self.run("list", self.prefix, ask), self.retry)
+
+
+def _asked(prefix: str) -> dict[str, str]:
+    return {"list-type": "2", "prefix": prefix, "max-keys": PAGE, "encoding-type": "url"}
 
 
 def objects_page(body: bytes, what: str) -> Page:
@@ -141,7 +225,8 @@ def objects_page(body: bytes, what: str) -> Page:
         date_of = {text: datetime.fromisoformat(text) for text in set(pieces[2::_GROUPS])}
         dates = map(date_of.__getitem__, pieces[2::_GROUPS])
         rows = list(zip(_plain(keys), map(int, pieces[4::_GROUPS]), etags, dates, strict=True))
-    return Page(Listed(rows), keys, _following(root, keys))
+    folders = _decoded([_said(item, "Prefix") for item in root.iterfind("{*}CommonPrefixes")], encoded=encoded)
+    return Page(Listed(rows), keys, folders, _following(root, keys))
 
 
 def _pieces(body: bytes) -> list[str]:

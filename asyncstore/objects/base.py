@@ -261,8 +261,9 @@ class ObjectStore(Resource):
         """
         Return every object whose key begins with ``prefix``; see :meth:`list`.
 
-        ``cuts`` are keys in order, such that there may be about as many objects between any two; a storage that can
-        be asked for the ranges between them is asked for all of these at the same time.
+        A storage that can be asked for ranges of keys is asked for several of them at the same time, if there is much
+        to list. ``cuts`` are keys in order that these are to end with, such that there may be about as many objects
+        between any two; without them it is found out what to ask for.
         """
         return [meta async for page in self.list(prefix) for meta in page]
 

@@ -46,7 +46,6 @@ from asyncstore.objects._volley import Volley
 from asyncstore.objects._wire import Sender, Wire
 from asyncstore.objects.base import ALONE, Capabilities, Condition, ObjectMeta, PendingUpload, Transfer
 from asyncstore.objects.bodies import PathBody
-from asyncstore.objects.listed import Listed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
@@ -56,6 +55,7 @@ if TYPE_CHECKING:
     from asyncstore.objects._requests import Reply
     from asyncstore.objects.base import Sink
     from asyncstore.objects.bodies import FileBody
+    from asyncstore.objects.listed import Listed
     from asyncstore.objects.small import SmallObjects
 
 __all__ = ["S3ObjectStore"]
@@ -247,9 +247,7 @@ class S3ObjectStore(SignedObjectStore):
 
     async def list_all(self, prefix: str, *, cuts: Sequence[str] = ()) -> Listed:
         """List all objects at once; see :meth:`ObjectStore.list_all`."""
-        listing = self._listing(prefix)
-        found = await listing.at_once(cuts) if cuts else None
-        return Listed([row async for page in listing.objects() for row in page.rows]) if found is None else found
+        return await self._listing(prefix).at_once(cuts)
 
     def _listing(self, prefix: str) -> Listing:
         return Listing(self._run, prefix, f"list {self._at(prefix)}", self._retry)

@@ -8,21 +8,30 @@ import pytest
 
 from asyncstore._core.concurrency import map_bounded
 from asyncstore.aws.settings import AwsSettings
-from asyncstore.errors import UnavailableError
+from asyncstore.errors import ConfigurationError, UnavailableError
 from asyncstore.objects.s3 import S3ObjectStore
+from asyncstore.testing.s3_stub._content import Content
 from asyncstore.testing.s3_stub._messages import Answer
+from asyncstore.testing.s3_stub._storage import StoredObject
 from asyncstore.testing.s3_stub._xml import document
 
 if TYPE_CHECKING:
     from asyncstore.testing.s3_stub._messages import Request
+    from asyncstore.testing.s3_stub._storage import BucketContent
     from asyncstore.testing.servers import Bucket
     from tests._watched import WatchedStub
 
+NO_BUCKET = b"<Error><Code>NoSuchBucket</Code><Message>gone</Message></Error>"
 KEYS = [f"run/{number:04d}" for number in range(2300)]
 
 
 def objects_of(bucket: Bucket) -> S3ObjectStore:
     return S3ObjectStore(bucket.name, AwsSettings(endpoint_url=bucket.server.endpoint_url))
+
+
+def keep(content: BucketContent, keys: list[str]) -> None:
+    for key in keys:
+        content.put(key, StoredObject(Content.of(b"x"), '"e"'))
 
 
 async def fill(store: S3ObjectStore, keys: list[str]) -> None:
@@ -47,6 +56,94 @@ async def test_ranges_make_a_whole(stub: WatchedStub, bucket: Bucket, cuts: list
         assert [meta.key for meta in found] == KEYS
         assert list(found) == [meta async for page in store.list("run/") for meta in page]
         assert len(stub.seen) == requests + 3
+
+
+SHAPES = {
+    "flat": (sorted(f"run/{number:05}" for number in range(7300)), 8),
+    "folders in folders": ([f"run/{n // 6000:02}/{n // 100 % 60:02}/{n:06}" for n in range(15_000)], 40),
+    "all far down": ([f"run/a/b/c/d/e/{n // 100:03}/{n:06}" for n in range(7300)], 20),
+    "a folder for each": ([f"run/{n:05}/x" for n in range(7300)], 12),
+    "two in a folder": ([f"run/{n // 2:05}/{n}" for n in range(1000, 8300)], 18),
+    "one large among small ones": (
+        sorted([f"run/{n:02}/{n}" for n in range(90)] + [f"run/50/{n:05}" for n in range(7000)]),
+        24,
+    ),
+    "a large one behind many files": (
+        sorted([f"run/a{n:04}" for n in range(2500)] + [f"run/b/{n // 50:03}/{n:05}" for n in range(5000)]),
+        18,
+    ),
+    "folders just above a page": ([f"run/{n // 1001:02}/{n:06}" for n in range(12 * 1001)], 40),
+    "signs around the slash": (
+        sorted(f"run/{'!-.0 é😀'[n % 7]}x{n // 700}/{n:05}" for n in range(7300)),
+        30,
+    ),
+    "two pages": ([f"run/{n // 400}/{n:04}" for n in range(2000)], 4),
+    "a page": ([f"run/{n // 100}/{n:04}" for n in range(1000)], 1),
+    "nothing": ([], 1),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_much_is_listed_by_ranges_that_are_found_on_the_way(
+    stub: WatchedStub, bucket: Bucket, content: BucketContent, shape: str
+) -> None:
+    keys, most_requests = SHAPES[shape]
+    keep(content, [*keys, "ru", "run", "run.", "run0", "s/a/b"])
+    async with objects_of(bucket) as store:
+        found = await store.list_all("run/")
+        assert [meta.key for meta in found] == keys
+        assert len(stub.seen) <= most_requests
+        everything = await store.list_all("")
+        assert [meta.key for meta in everything] == sorted([*keys, "ru", "run", "run.", "run0", "s/a/b"])
+
+
+@pytest.mark.parametrize("shape", ["folders in folders", "folders just above a page"])
+async def test_ranges_are_asked_for_at_the_same_time(
+    stub: WatchedStub, bucket: Bucket, content: BucketContent, shape: str
+) -> None:
+    keys, _ = SHAPES[shape]
+    keep(content, keys)
+    stub.behaviour.latency_s = 0.05
+    async with objects_of(bucket) as store:
+        assert [meta.key for meta in await store.list_all("run/")] == keys
+    assert 4 <= stub.max_in_flight <= 8
+
+
+async def test_who_may_not_list_folders_lists_page_by_page(
+    stub: WatchedStub, bucket: Bucket, content: BucketContent
+) -> None:
+    keys, _ = SHAPES["folders in folders"]
+    keep(content, keys)
+    stub.answer = lambda request: Answer(403) if "delimiter" in request.query else None
+    async with objects_of(bucket) as store:
+        assert [meta.key for meta in await store.list_all("run/")] == keys
+    assert 1 <= sum("delimiter" in request.query for request in stub.seen) <= 8
+
+
+@pytest.mark.parametrize("ignored", [("delimiter",), ("start-after",), ("delimiter", "start-after")])
+async def test_a_server_that_minds_not_everything_is_listed_all_the_same(
+    stub: WatchedStub, bucket: Bucket, content: BucketContent, ignored: tuple[str, ...]
+) -> None:
+    keys, _ = SHAPES["folders in folders"]
+    keep(content, keys)
+
+    def ignore(request: Request) -> None:
+        for name in ignored:
+            request.query.pop(name, None)
+
+    stub.answer = ignore
+    async with objects_of(bucket) as store:
+        assert [meta.key for meta in await store.list_all("run/")] == keys
+
+
+async def test_a_listing_of_folders_that_fails_fails_the_listing(
+    stub: WatchedStub, bucket: Bucket, content: BucketContent
+) -> None:
+    keep(content, SHAPES["folders in folders"][0])
+    stub.answer = lambda request: Answer(404, NO_BUCKET) if "delimiter" in request.query else None
+    async with objects_of(bucket) as store:
+        with pytest.raises(ConfigurationError, match="the bucket does not exist"):
+            await store.list_all("run/")
 
 
 async def test_a_server_that_minds_no_ranges_is_listed_all_the_same(stub: WatchedStub, bucket: Bucket) -> None:

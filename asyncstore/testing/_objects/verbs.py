@@ -209,6 +209,13 @@ class ListSuite(ObjectSuite):
         await another.delete(keys)
         assert await keys_under(store) == []
 
+    async def test_more_than_one_page_in_folders(self, store: ObjectStore, another: ObjectStore) -> None:
+        keys = [f"many/{number % 4}/{number % 40 // 4:02} x/{number:04}" for number in range(2 * MANY)]
+        await put_all(store, [*keys, "many-2/a"])
+        for prefix in ("many/", ""):
+            found = [meta.key for meta in await another.list_all(prefix)]
+            assert sorted(found) == sorted(keys if prefix else [*keys, "many-2/a"])
+
 
 class DeleteSuite(ObjectSuite):
     """Deleting takes what it names, and repeating it does no harm."""
