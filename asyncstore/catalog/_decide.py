@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import repeat
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from asyncstore.catalog._found import Found
 from asyncstore.catalog._local import SIZE as FILE_SIZE
 from asyncstore.catalog._paths import is_marker, reserved
 from asyncstore.catalog._plan import SAME, PlannedFile
-from asyncstore.objects.listed import KEY, SIZE, Listed
+from asyncstore.objects.listed import ETAG, KEY, SIZE, Listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,10 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXECUTION_LOG",
+    "NEW",
     "Doubts",
     "Sides",
     "decide_get",
+    "decide_new",
     "decide_put",
+    "decide_puts",
     "decide_sync",
     "doubts_of_put",
     "of_same_size",
@@ -137,6 +142,22 @@ def decide_put(file: LocalFile, known: Sides) -> PlannedFile:
         reason = "same contents in the base run"
         return PlannedFile(file.name, "copy", file.size_bytes, reason, digest=digest, source=base.key, etag=base.etag)
     return PlannedFile.upload(file, NEW if there is None else CHANGED, digest)
+
+
+def decide_puts(files: LocalFiles, known: Sides) -> tuple[list[PlannedFile], list[PlannedFile]]:
+    """Return what :func:`decide_put` does of many files: of new ones, and of those that something is known of."""
+    existing, base = known.existing, known.base
+    if not existing and not base:
+        return PlannedFile.uploads(files, NEW), []
+    met = [name for name in files if name in existing or name in base]
+    return PlannedFile.uploads(files.without(set(met)), NEW), [decide_put(files[name], known) for name in met]
+
+
+def decide_new(names: Sequence[str], objects: Found) -> list[PlannedFile]:
+    """Return what :func:`decide_get` does of objects that were listed, and that nothing here has the name of."""
+    rows = [objects.rows[name] for name in names]
+    sizes, keys, etags = (map(itemgetter(at), rows) for at in (SIZE, KEY, ETAG))
+    return list(map(PlannedFile, names, repeat("download"), sizes, repeat(NEW), repeat(""), keys, etags))
 
 
 def decide_get(name: str, meta: ObjectMeta, present: Mapping[str, LocalFile], known: Sides) -> PlannedFile:

@@ -125,7 +125,7 @@ class Place:
 
     def key(self, name: str) -> str:
         """Return the key of a name that is relative to the folder."""
-        return f"{self.root}{name}"
+        return f"{self.prefix}{self.run_id}/{self.folder}{name}"
 
     def full_name(self, name: str) -> str:
         """Return a name as records hold it: with the folder, without the run."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass, replace
-from operator import attrgetter
+from itertools import repeat
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, get_args
 
-from asyncstore.catalog._local import Identity
+from asyncstore.catalog._local import IDENTITY, MODE, PATH, SEEN, SIZE, Identity
 from asyncstore.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from asyncstore.catalog._local import LocalFile
+    from asyncstore.catalog._local import LocalFile, LocalFiles
 
 __all__ = [
     "SAME",
@@ -92,11 +93,18 @@ class PlannedFile(NamedTuple):
     @classmethod
     def upload(cls, file: LocalFile, reason: str, digest: str) -> PlannedFile:
         """Plan to upload a local file; its digest is empty if it is not known yet."""
-        name, path, identity, mode, seen_ns = file
-        seen, size_bytes = tuple(identity), identity.size_bytes
-        # To look at each argument's name takes five times as long, and there are many.
-        return tuple.__new__(
-            cls, (name, "upload", size_bytes, reason, digest, "", "", path, seen, mode, seen_ns, "", 0, None, False)
+        seen, size_bytes = tuple(file.identity), file.size_bytes
+        return cls(file.name, "upload", size_bytes, reason, digest, "", "", file.path, seen, file.mode, file.seen_ns)
+
+    @classmethod
+    def uploads(cls, files: LocalFiles, reason: str) -> list[PlannedFile]:
+        """Do what :meth:`upload` does of many files, without their digests, at a fifth of what each alone takes."""
+        rows, none = files.rows.values(), repeat("")
+        paths = (row[PATH] or files.top + name for name, row in files.rows.items())
+        seen = map(itemgetter(slice(IDENTITY)), rows)
+        sizes, modes, times = (map(itemgetter(at), rows) for at in (SIZE, MODE, SEEN))
+        return list(
+            map(cls, files.rows, repeat("upload"), sizes, repeat(reason), none, none, none, paths, seen, modes, times)
         )
 
 

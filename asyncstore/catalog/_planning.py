@@ -12,9 +12,11 @@ from asyncstore._core.concurrency import both
 from asyncstore._core.threads import in_thread
 from asyncstore.catalog._comparing import LastTime, compared
 from asyncstore.catalog._decide import (
+    NEW,
     Sides,
     decide_get,
-    decide_put,
+    decide_new,
+    decide_puts,
     decide_sync,
     doubts_of_put,
     of_same_size,
@@ -25,7 +27,7 @@ from asyncstore.catalog._land import look
 from asyncstore.catalog._local import LocalFiles
 from asyncstore.catalog._packed._decide import settled, usable_base
 from asyncstore.catalog._packed._find import files_of
-from asyncstore.catalog._packed._meta import located
+from asyncstore.catalog._packed._meta import PackedMeta, located, located_all
 from asyncstore.catalog._pairs import pair_of
 from asyncstore.catalog._paths import RESERVED, Place, check_names, folder_of, is_marker, marker, refusals, reserved
 from asyncstore.catalog._plan import Decided, Kind, Layout, PlannedFile, TransferPlan
@@ -106,8 +108,8 @@ class Planner:
 
         def decide() -> Decided:
             same = {} if synced else before | same_on_both_sides(rest, existing, sides)
-            others = (rest[name] for name in rest if name not in same)
-            planned = settled((decide_put(file, sides) for file in others), base, existing, self.layout)
+            new, others = decide_puts(rest.without(same) if same else rest, sides)
+            planned = new + settled(others, base, existing, self.layout)
             for name, why in refused.items():
                 planned.append(PlannedFile(name, "refuse", 0 if is_marker(name) else files[name].size_bytes, why))
             planned += [_planned_marker(marker(name), existing) for name in empty]
@@ -141,8 +143,7 @@ class Planner:
 
         def decide() -> Decided:
             same = before | same_on_both_sides(rest, objects, sides)
-            others = [name for name in safe if name not in same]
-            planned = [_decided_get(name, objects[name], present, sides, root) for name in others]
+            planned = _decided_gets([name for name in safe if name not in same], objects, present, sides, root)
             planned += [PlannedFile(name, "refuse", objects[name].size_bytes, why) for name, why in refused.items()]
             return Decided(self._plan("get", place, root, planned), same)
 
@@ -213,6 +214,26 @@ class Planner:
             return LocalFiles()
         await in_thread(check_targets, root, names, self.own)
         return await in_thread(partial(look, root, names, clean=clean))
+
+
+def _decided_gets(
+    names: Sequence[str], objects: Found, present: LocalFiles, sides: Sides, root: str
+) -> builtins.list[PlannedFile]:
+    """Return what is to become of many objects; mostly there are many that are new here, of which little is to say."""
+    listed: list[str] = []
+    packed: dict[str, PackedMeta] = {}
+    others: list[str] = []
+    for name in names:
+        if name in present.rows or is_marker(name):
+            others.append(name)
+        elif name in objects.rows:
+            listed.append(name)
+        elif type(meta := objects.others[name]) is PackedMeta:
+            packed[name] = meta
+        else:
+            others.append(name)
+    decided = [_decided_get(name, objects[name], present, sides, root) for name in others]
+    return decided + decide_new(listed, objects) + located_all(packed, NEW)
 
 
 def _decided_get(name: str, meta: ObjectMeta, present: LocalFiles, sides: Sides, root: str) -> PlannedFile:

@@ -52,10 +52,9 @@ async def run_plan(
         TransferError: some files failed.
     """
     plan, same = decided.moves, decided.same
-    files = plan.by_action()
     place = Place.of(prefix, plan.run_id, plan.folder)
-    real = [file for file in plan.files if not is_marker(file.name)]
-    tally = Tally({place.full_name(file.name): file.size_bytes for file in real}, on_progress)
+    files, sizes = await in_thread(lambda: (plan.by_action(), _sizes_of(plan, place)))
+    tally = Tally(sizes, on_progress)
     passage = Passage(lane, bytes_s=bytes_s, on_retry=tally.retry)
     digests = {file.name: file.digest for file in files["skip"] if not is_marker(file.name)}
     tally.skip_all([place.full_name(name) for name in digests])
@@ -65,15 +64,17 @@ async def run_plan(
         digests |= await _get(passage, place, decided, files["download"], tally, keep_times=keep_times)
     else:
         upload, copy = Upload(passage, place, tally), Copy(passage, place, tally)
-        packed = PackedMoves(passage, place, tally, plan)
-        await side_by_side(
-            lambda: upload.run([file for file in packed.others if file.action == "upload"]),
-            lambda: copy.run([file for file in packed.others if file.action == "copy"]),
-            packed.run,
-        )
+        packed = PackedMoves(passage, place, tally, plan, files["upload"], files["copy"])
+        await side_by_side(lambda: upload.run(packed.uploads), lambda: copy.run(packed.copies), packed.run)
         digests |= upload.digests | copy.digests | packed.digests
     tally.finish(_VERBS[plan.kind], plan.where, same=map(place.full_name, same))
     return {name: digest for name, (_, digest) in same.items()} | digests
+
+
+def _sizes_of(plan: TransferPlan, place: Place) -> dict[str, int]:
+    """Return what is in the tally: the size of each file by its full name."""
+    folder = place.folder
+    return {f"{folder}{file.name}": file.size_bytes for file in plan.files if not is_marker(file.name)}
 
 
 def _size_of(same: Mapping[str, tuple[int, str]]) -> int:

@@ -10,9 +10,21 @@ from typing import TYPE_CHECKING, TypeAlias
 import pytest
 
 from asyncstore.catalog import TransferPlan
-from asyncstore.catalog._decide import Sides, decide_get, decide_put, decide_sync, doubts_of_put, same_on_both_sides
+from asyncstore.catalog._decide import (
+    NEW,
+    Sides,
+    decide_get,
+    decide_new,
+    decide_put,
+    decide_puts,
+    decide_sync,
+    doubts_of_put,
+    same_on_both_sides,
+)
 from asyncstore.catalog._found import Found
 from asyncstore.catalog._local import Identity, LocalFile, LocalFiles
+from asyncstore.catalog._metadata import DIGEST_KEY
+from asyncstore.catalog._packed._meta import PackedMeta, located, located_all
 from asyncstore.catalog._plan import PlannedFile
 from asyncstore.errors import InvalidValueError
 from asyncstore.objects.base import ObjectMeta
@@ -208,3 +220,44 @@ def test_local_files_are_what_was_put_in() -> None:
     plain = LocalFiles("/data/", {"a": (1, 2, 3, 3, 4, 0o644, 5, ""), "b": (1, 2, 3, 3, 4, 0o644, 5, "/elsewhere")})
     assert plain["a"] == local("a")
     assert plain["b"] == local("b")._replace(path="/elsewhere")
+
+
+# Many at once.
+
+NAMES = ("a", "b", "c/d", "linked")
+
+
+@pytest.mark.parametrize("kind", [dict, listed, mixed])
+@pytest.mark.parametrize("known", [(), ("b",), NAMES])
+def test_many_are_put_like_each(kind: KnownOf, known: tuple[str, ...]) -> None:
+    files = LocalFiles.of([*map(local, NAMES[:-1]), local("linked")._replace(path="/data/elsewhere")])
+    files = LocalFiles(
+        "/data/", {name: (*row[:-1], "" if name != "linked" else row[-1]) for name, row in files.rows.items()}
+    )
+    digests = {"b": "x"} if "b" in known else {}
+    for sides in (
+        Sides(kind({name: stored(name) for name in known}), local=digests, remote={"run/data/b": "x"}),
+        Sides(base=kind({name: stored(name, run="old") for name in known}), local=digests, remote={"old/data/b": "x"}),
+    ):
+        new, others = decide_puts(files, sides)
+        assert sorted(new + others) == sorted(decide_put(files[name], sides) for name in NAMES)
+        assert [file.name for file in new] == [name for name in NAMES if name not in known]
+
+
+def test_many_are_got_like_each() -> None:
+    objects = listed({name: stored(name, size) for size, name in enumerate(NAMES)})
+    each = [decide_get(name, objects[name], LocalFiles(), Sides()) for name in NAMES]
+    assert decide_new(NAMES, objects) == each
+    assert decide_new((), objects) == []
+
+
+def test_many_come_out_of_packs_like_each() -> None:
+    metas = {
+        name: PackedMeta(
+            name, size, "", NOW, {DIGEST_KEY: f"digest-{size}"}, f"pack-{size}", 7 * size, 0o600 + size, 99
+        )
+        for size, name in enumerate(NAMES)
+    }
+    each = [located(decide_get(name, meta, LocalFiles(), Sides()), meta) for name, meta in metas.items()]
+    assert located_all(metas, NEW) == each
+    assert {file.pack for file in each} == {"pack-0", "pack-1", "pack-2", "pack-3"}

@@ -31,24 +31,29 @@ class PackedMoves:
         place: what the plan's names are relative to.
         tally: told of each file.
         plan: the plan.
+        uploads: files that it uploads.
+        copies: files that it copies.
     """
 
-    def __init__(self, passage: Passage, place: Place, tally: Tally, plan: TransferPlan) -> None:
+    def __init__(
+        self,
+        passage: Passage,
+        place: Place,
+        tally: Tally,
+        plan: TransferPlan,
+        uploads: list[PlannedFile],
+        copies: list[PlannedFile],
+    ) -> None:
         self._passage = passage
         self._place = place
         self._tally = tally
         self._plan = plan
-        self._uploads: list[PlannedFile] = []
-        self._copies: list[PlannedFile] = []
-        self.others: list[PlannedFile] = []
-        """Files that neither go into packs nor come out of them."""
-        for file in plan.files:
-            if file.action == "upload" and goes_packed(file, plan.layout):
-                self._uploads.append(file)
-            elif file.action == "copy" and file.pack:
-                self._copies.append(file)
-            else:
-                self.others.append(file)
+        self._uploads = [file for file in uploads if goes_packed(file, plan.layout)] if plan.layout == "packed" else []
+        self._copies = [file for file in copies if file.pack]
+        self.uploads = [file for file in uploads if not goes_packed(file, plan.layout)] if self._uploads else uploads
+        """Files that do not go into packs."""
+        self.copies = [file for file in copies if not file.pack] if self._copies else copies
+        """Files that do not come out of packs."""
         self.digests: dict[str, str] = {}
         """Of what is in the target now, by name; failures are in the tally."""
 
