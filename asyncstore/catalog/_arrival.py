@@ -43,10 +43,9 @@ RESUME_WORTH_BYTES = 256 * 1024 * 1024
 class LargeArrival:
     """A large file on its way here, in ranges; what an earlier transfer left of the same version is gone on with."""
 
-    def __init__(self, passage: Passage, root: str, full_name: str, name: str, meta: ObjectMeta, tally: Tally) -> None:
+    def __init__(self, passage: Passage, root: str, name: str, meta: ObjectMeta, tally: Tally) -> None:
         self._passage = passage
         self._root = root
-        self._full_name = full_name
         self._name = name
         self._meta = meta
         self._tally = tally
@@ -150,7 +149,7 @@ class LargeArrival:
     def _advance(self, index: int) -> None:
         start, end = self._parts[index]
         self._verified += end - start
-        self._tally.advance(self._full_name, end - start)
+        self._tally.advance(self._name, end - start)
 
 
 class _StaleError(Exception):

@@ -43,15 +43,14 @@ class Copy:
         await for_each(self._move, files, limit=max(1, min(workers, len(files))))
 
     async def _move(self, file: PlannedFile) -> None:
-        name = self._target.full_name(file.name)
-        with self._tally.failing(name):
+        with self._tally.failing(file.name):
             lane, key = self._passage.lane, self._target.key(file.name)
             await lane.store.copy(file.source, key, transfer=self._passage.copies())
             if not is_marker(file.name):
                 # Not every storage copies on a condition, and others may write to the source at any time.
                 await self._check(file, await lane.head(key))
                 self.digests[file.name] = file.digest
-            self._tally.done(name)
+            self._tally.done(file.name)
 
     async def _check(self, file: PlannedFile, copied: ObjectMeta) -> None:
         digests = await self._passage.lane.digests([copied]) if file.digest else {}

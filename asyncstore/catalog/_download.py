@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from asyncstore.catalog._lane import Passage
-    from asyncstore.catalog._paths import Place
     from asyncstore.catalog._plan import PlannedFile
     from asyncstore.catalog._tally import Tally
     from asyncstore.objects.base import ObjectMeta
@@ -53,15 +52,13 @@ class Download:
 
     Args:
         passage: the way to the store.
-        place: where the objects are.
         root: the folder they go to, a real path.
         keep_times: whether files get the modification times that they were put with.
         tally: told of each file.
     """
 
-    def __init__(self, passage: Passage, place: Place, *, root: str, keep_times: bool, tally: Tally) -> None:
+    def __init__(self, passage: Passage, *, root: str, keep_times: bool, tally: Tally) -> None:
         self._passage = passage
-        self._place = place
         self._root = root
         self._keep_times = keep_times
         self._tally = tally
@@ -74,7 +71,7 @@ class Download:
         small: SmallMoves[PlannedFile, _Landed] = SmallMoves(
             hands=self._hands,
             note=lambda file, landed: self._note(file, landed.digest, landed.meta),
-            name_of=lambda file: self._place.full_name(file.name),
+            name_of=lambda file: file.name,
             charge=charge_down,
         )
         await self._notes.during(lambda: Mover(self._passage, self._tally, small, self._get_large).run(files))
@@ -87,8 +84,7 @@ class Download:
     async def _get_large(self, file: PlannedFile) -> None:
         # Some servers write ETags otherwise in listings, so the ranges are pinned to what HEAD says.
         meta = await self._passage.lane.head(file.source)
-        name = self._place.full_name(file.name)
-        arrival = LargeArrival(self._passage, self._root, name, file.name, meta, self._tally)
+        arrival = LargeArrival(self._passage, self._root, file.name, meta, self._tally)
         digest = await arrival.fetch(mode_of(meta), self._time_of(meta))
         self._note(file, digest, meta)
 
@@ -96,7 +92,7 @@ class Download:
         if not is_marker(file.name):
             self.digests[file.name] = digest
         self._notes.add((file.source, meta.etag, meta.size_bytes, digest))
-        self._tally.done(self._place.full_name(file.name))
+        self._tally.done(file.name)
 
     def _time_of(self, meta: ObjectMeta) -> int | None:
         return mtime_ns_of(meta) if self._keep_times else None

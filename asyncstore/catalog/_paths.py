@@ -127,10 +127,6 @@ class Place:
         """Return the key of a name that is relative to the folder."""
         return f"{self.prefix}{self.run_id}/{self.folder}{name}"
 
-    def full_name(self, name: str) -> str:
-        """Return a name as records hold it: with the folder, without the run."""
-        return f"{self.folder}{name}"
-
     def name_of(self, key: str) -> str:
         """Return the name, relative to the folder, that a key under :attr:`root` stands for."""
         return key[len(self.root) :]

@@ -53,28 +53,29 @@ async def run_plan(
     """
     plan, same = decided.moves, decided.same
     place = Place.of(prefix, plan.run_id, plan.folder)
-    files, sizes = await in_thread(lambda: (plan.by_action(), _sizes_of(plan, place)))
-    tally = Tally(sizes, on_progress)
+    files, sizes = await in_thread(lambda: (plan.by_action(), _sizes_of(plan)))
+    tally = Tally(sizes, on_progress, folder=place.folder)
     passage = Passage(lane, bytes_s=bytes_s, on_retry=tally.retry)
     digests = {file.name: file.digest for file in files["skip"] if not is_marker(file.name)}
-    tally.skip_all([place.full_name(name) for name in digests])
+    tally.skip_all(list(digests))
     if same:
-        tally.add_same(len(same), await in_thread(_size_of, same), place.full_name(next(reversed(same))))
+        tally.add_same(len(same), await in_thread(_size_of, same), next(reversed(same)))
     if plan.kind == "get":
-        digests |= await _get(passage, place, decided, files["download"], tally, keep_times=keep_times)
+        digests |= await _get(passage, decided, files["download"], tally, keep_times=keep_times)
     else:
         upload, copy = Upload(passage, place, tally), Copy(passage, place, tally)
         packed = PackedMoves(passage, place, tally, plan, files["upload"], files["copy"])
         await side_by_side(lambda: upload.run(packed.uploads), lambda: copy.run(packed.copies), packed.run)
-        digests |= upload.digests | copy.digests | packed.digests
-    tally.finish(_VERBS[plan.kind], plan.where, same=map(place.full_name, same))
-    return {name: digest for name, (_, digest) in same.items()} | digests
+        for moved in (upload.digests, copy.digests, packed.digests):
+            digests |= moved
+    tally.finish(_VERBS[plan.kind], plan.where, same=same)
+    digests.update((name, digest) for name, (_, digest) in same.items())
+    return digests
 
 
-def _sizes_of(plan: TransferPlan, place: Place) -> dict[str, int]:
-    """Return what is in the tally: the size of each file by its full name."""
-    folder = place.folder
-    return {f"{folder}{file.name}": file.size_bytes for file in plan.files if not is_marker(file.name)}
+def _sizes_of(plan: TransferPlan) -> dict[str, int]:
+    """Return the size of each file by name."""
+    return {file.name: file.size_bytes for file in plan.files if not is_marker(file.name)}
 
 
 def _size_of(same: Mapping[str, tuple[int, str]]) -> int:
@@ -104,19 +105,20 @@ def check_plan(plan: TransferPlan, place: Place) -> None:
 
 
 async def _get(
-    passage: Passage, place: Place, decided: Decided, wanted: list[PlannedFile], tally: Tally, *, keep_times: bool
+    passage: Passage, decided: Decided, wanted: list[PlannedFile], tally: Tally, *, keep_times: bool
 ) -> dict[str, str]:
     if not wanted:
         return {}
     root = await in_thread(make_root, decided.moves.local)
     await in_thread(check_folding, root, [*(file.name for file in decided.moves.files), *decided.same])
-    download = Download(passage, place, root=root, keep_times=keep_times, tally=tally)
-    unpack = PackedGet(passage, place, root=root, keep_times=keep_times, tally=tally)
+    download = Download(passage, root=root, keep_times=keep_times, tally=tally)
+    unpack = PackedGet(passage, root=root, keep_times=keep_times, tally=tally)
     await side_by_side(
         lambda: download.run([file for file in wanted if not file.pack]),
         lambda: unpack.run([file for file in wanted if file.pack]),
     )
-    return download.digests | unpack.digests
+    download.digests |= unpack.digests
+    return download.digests
 
 
 async def verify_run(

@@ -91,10 +91,13 @@ class Tally:
     Args:
         sizes: name → bytes of everything that is to be moved.
         on_progress: told of each step.
+        folder: what comes before names where they are told, empty or ending in ``/``; there may be very many, so
+            names are held without it, as in the plan.
     """
 
-    def __init__(self, sizes: Mapping[str, int], on_progress: ProgressHook | None = None) -> None:
+    def __init__(self, sizes: Mapping[str, int], on_progress: ProgressHook | None = None, *, folder: str = "") -> None:
         self._sizes = sizes
+        self._folder = folder
         self._on_progress = on_progress
         self._partly: dict[str, int] = {}
         self._bytes_total = sum(sizes.values())
@@ -219,14 +222,16 @@ class Tally:
         """
         if not self._failed:
             return
-        shown = [f"{name!r}: {error}" for name, error in list(self._failed.items())[:_SHOWN]]
-        more = len(self._failed) - len(shown)
+        skipped = sorted([*self._skipped, *same]) if self._same else self._skipped
+        failed = {f"{self._folder}{name}": error for name, error in self._failed.items()}
+        shown = [f"{name!r}: {error}" for name, error in list(failed.items())[:_SHOWN]]
+        more = len(failed) - len(shown)
         raise TransferError(
-            f"{len(self._failed)} of {self._total} files failed to {verb} {where}, the others are done: "
+            f"{len(failed)} of {self._total} files failed to {verb} {where}, the others are done: "
             f"{'; '.join(shown)}{f'; and {more} more' if more else ''}",
-            done=self._done,
-            skipped=sorted([*self._skipped, *same]) if self._same else self._skipped,
-            failed=self._failed,
+            done=[self._folder + name for name in self._done],
+            skipped=[self._folder + name for name in skipped],
+            failed=failed,
         )
 
     def _add_note(self, error: AsyncStoreError) -> None:
@@ -244,7 +249,7 @@ class Tally:
         skipped, failed = len(self._skipped) + self._same, len(self._failed)
         self._on_progress(
             TransferProgress(
-                name,
+                self._folder + name if name else "",
                 len(self._done) + skipped + failed,
                 self._total,
                 self._bytes_done,

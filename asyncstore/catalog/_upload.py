@@ -82,7 +82,7 @@ class Upload:
         small: SmallMoves[PlannedFile, _Landed] = SmallMoves(
             hands=lambda _: nullcontext(self),
             note=lambda file, landed: self._note(file, landed.digest, landed.etag),
-            name_of=lambda file: self._place.full_name(file.name),
+            name_of=lambda file: file.name,
             charge=charge_up,
             key_written=lambda file: self._place.key(file.name),
         )
@@ -112,7 +112,7 @@ class Upload:
             async with self._hashing:
                 with of_one_file():
                     digest, sums = await in_stoppable_thread(partial(hash_file, local, summed=summed))
-        advanced = partial(self._tally.advance, self._place.full_name(file.name))
+        advanced = partial(self._tally.advance, file.name)
         etag = await store.put_file(
             self._place.key(file.name),
             _OwnBody(local, digest, sums),
@@ -125,7 +125,7 @@ class Upload:
         if not is_marker(file.name):
             self.digests[file.name] = digest
             self._notes.add((file, digest, etag))
-        self._tally.done(self._place.full_name(file.name))
+        self._tally.done(file.name)
 
     async def _remember(self, landed: Sequence[tuple[PlannedFile, str, str]]) -> None:
         lane, place = self._passage.lane, self._place

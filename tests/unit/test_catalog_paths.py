@@ -64,7 +64,6 @@ def test_keys_are_names_under_a_place() -> None:
     assert PLACE.root == "catalog/run/data/"
     assert PLACE.key("sub/a.csv") == "catalog/run/data/sub/a.csv"
     assert PLACE.name_of("catalog/run/data/sub/a.csv") == "sub/a.csv"
-    assert PLACE.full_name("sub/a.csv") == "data/sub/a.csv"
 
 
 @pytest.mark.parametrize("run_id", ["", "..", "a/b", "a\nb"])

@@ -80,6 +80,24 @@ def test_a_tally_tells_each_step_and_never_counts_twice() -> None:
     assert list(caught.value.failed) == ["b"]
 
 
+def test_a_tally_tells_names_with_their_folder() -> None:
+    told: list[TransferProgress] = []
+    tally = Tally({"a": 10, "b": 20, "c": 5}, told.append, folder="data/")
+    tally.retry()
+    tally.done("a")
+    tally.skip("b")
+    with tally.failing("c"):
+        tear()
+    tally.retry()
+    tally.add_same(1, 1, "d")
+    assert [event.name for event in told] == ["", "data/a", "data/b", "data/c", "data/c", "data/d"]
+    with pytest.raises(TransferError, match="'data/c': ") as caught:
+        tally.finish("put into", "there", same=["d"])
+    assert caught.value.done == ("data/a",)
+    assert caught.value.skipped == ("data/b", "data/d")
+    assert list(caught.value.failed) == ["data/c"]
+
+
 def test_an_error_that_would_stop_every_file_stops_the_transfer() -> None:
     tally = Tally({"a": 1, "b": 1})
     tally.done("a")

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from asyncstore._core.threads import Stop
     from asyncstore.catalog._lane import Passage
     from asyncstore.catalog._packed._shares import Piece
-    from asyncstore.catalog._paths import Place
     from asyncstore.catalog._plan import PlannedFile
     from asyncstore.catalog._tally import Tally
 
@@ -37,15 +36,13 @@ class PackedGet:
 
     Args:
         passage: the way to the store.
-        place: what names are relative to.
         root: the folder they go to, a real path.
         keep_times: whether files get the modification times that they were put with.
         tally: told of each file.
     """
 
-    def __init__(self, passage: Passage, place: Place, *, root: str, keep_times: bool, tally: Tally) -> None:
+    def __init__(self, passage: Passage, *, root: str, keep_times: bool, tally: Tally) -> None:
         self._passage = passage
-        self._place = place
         self._root = root
         self._keep_times = keep_times
         self._tally = tally
@@ -66,7 +63,7 @@ class PackedGet:
             async with turns.ahead(), piece_read(self._passage, piece) as (buffer, _):
                 outcomes = await turns.run(partial(self._land_all, piece, buffer))
         except AsyncStoreError as error:
-            fail_all(self._tally, [self._place.full_name(file.name) for file in piece.files], error)
+            fail_all(self._tally, [file.name for file in piece.files], error)
         else:
             await self._settle(piece.files, outcomes)
 
@@ -77,11 +74,11 @@ class PackedGet:
         async for portion in portions(list(zip(files, outcomes, strict=True))):
             for file, failure in portion:
                 if failure is not None:
-                    with self._tally.failing(self._place.full_name(file.name)):
+                    with self._tally.failing(file.name):
                         raise failure
             landed = [file for file, failure in portion if failure is None]
             self.digests.update((file.name, file.digest) for file in landed if not is_marker(file.name))
-            self._tally.done_all([self._place.full_name(file.name) for file in landed])
+            self._tally.done_all([file.name for file in landed])
 
     def _land_all(self, piece: Piece[PlannedFile], buffer: memoryview, stop: Stop) -> list[FileError | None]:
         with Folders(self._root) as folders:

@@ -115,7 +115,7 @@ class PackedPut:
         """Return what is stored then; failures are in the tally."""
         filled = await turns.run(partial(fill, files))
         for file, failure in filled.failed:
-            with self._tally.failing(self._full_name(file)):
+            with self._tally.failing(file.name):
                 raise failure
         if filled.data:
             # Beside the reading of another pack: to hash needs no interpreter lock.
@@ -127,7 +127,7 @@ class PackedPut:
                 )
                 self._sent.append(body.name)
             except AsyncStoreError as error:
-                fail_all(self._tally, map(self._full_name, filled.landed.files), error)
+                fail_all(self._tally, (file.name for file in filled.landed.files), error)
                 return Stored()
         return filled.landed
 
@@ -139,7 +139,7 @@ class PackedPut:
                 await self._passage.lane.store.copy(source, target, transfer=self._passage.copies())
                 self._sent.append(self._packs[number])
             except AsyncStoreError as error:
-                fail_all(self._tally, map(self._full_name, files), error)
+                fail_all(self._tally, (file.name for file in files), error)
                 return
         self._note(number, Stored(files, [file.offset for file in files], [file.digest for file in files]))
 
@@ -152,7 +152,7 @@ class PackedPut:
         if stored.files:
             self._stored[number] = stored
             size_bytes = total_bytes(stored.files)
-            self._tally.advance_all(size_bytes, self._full_name(stored.files[-1]))
+            self._tally.advance_all(size_bytes, stored.files[-1].name)
 
     async def _write_index(self) -> None:
         if not self._stored and not self._empty:
@@ -169,7 +169,7 @@ class PackedPut:
         for stored in self._stored.values():
             self.digests.update(zip((file.name for file in stored.files), stored.digests, strict=True))
             async for files in portions(stored.files):
-                self._tally.done_all([self._full_name(file) for file in files])
+                self._tally.done_all([file.name for file in files])
 
     def _encoded(self) -> bytes:
         # In the order of packs, which is that of names.
@@ -205,9 +205,6 @@ class PackedPut:
 
     def _short(self, file: PlannedFile) -> str:
         return file.name[len(self._prefix) :] if self._prefix else file.name
-
-    def _full_name(self, file: PlannedFile) -> str:
-        return f"{self._place.folder}{self._short(file)}"
 
     async def _remove_packs(self) -> None:
         # Nothing names them yet. To delete one that the storage may still be taking is to wait for that.

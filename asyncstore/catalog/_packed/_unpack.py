@@ -47,7 +47,7 @@ class Unpack:
         await all_of([partial(self._move, file) for file in files], limit=PIECES_AT_ONCE)
 
     async def _move(self, file: PlannedFile) -> None:
-        name = self._target.full_name(file.name)
+        name = file.name
         with self._tally.failing(name):
             piece = Piece(file.pack, file.offset, file.offset + file.size_bytes, [file])
             async with piece_read(self._passage, piece) as (buffer, transfer):
