@@ -102,7 +102,7 @@ async def _below(lane: Lane, place: Place, names: Sequence[str]) -> dict[str, Ob
 
 async def list_all(lane: Lane, place: Place) -> dict[str, ObjectMeta]:
     """Return, by name, every object of the run, packs and indices, too."""
-    return _by_name(place, await lane.store.list_all(place.root))
+    return await in_thread(_by_name, place, await lane.store.list_all(place.root))
 
 
 async def real_files(lane: Lane, found: Found) -> Found:

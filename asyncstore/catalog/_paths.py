@@ -125,6 +125,7 @@ class Place:
 
     def key(self, name: str) -> str:
         """Return the key of a name that is relative to the folder."""
+        # Not by way of the root, which takes as long again, for each file.
         return f"{self.prefix}{self.run_id}/{self.folder}{name}"
 
     def name_of(self, key: str) -> str:

@@ -23,7 +23,8 @@ MOST_LEVELS = 4
 
 
 def folders_around(keys: Sequence[str], prefix: str) -> list[str]:
-    """Return the innermost folders, from the outer to the inner ones, that hold all of a page and folders themselves.
+    """
+    Return the innermost folders, from the outer to the inner ones, that hold all of a page and folders themselves.
 
     Args:
         keys: the page's, in order; at least one.

@@ -15,18 +15,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_plus
 
 from asyncstore._core.concurrency import both, map_bounded
 from asyncstore._core.retry import RetryPolicy, retrying
-from asyncstore.errors import AccessDeniedError
+from asyncstore._core.threads import in_thread
+from asyncstore.errors import AsyncStoreError, ConfigurationError
 from asyncstore.objects._cuts import cuts_between, folders_around
 from asyncstore.objects._messages import answered, next_page
 from asyncstore.objects._obstore import canonical_etag
 from asyncstore.objects._requests import Request
 from asyncstore.objects.base import check_key
-from asyncstore.objects.listed import Listed
+from asyncstore.objects.listed import KEY, Listed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -40,11 +42,14 @@ __all__ = ["Listing", "Page", "objects_page"]
 
 PAGE = "1000"
 
-RANGES_LIMIT = 8
-"""Most requests at the same time, and ranges that a folder is cut into."""
+AT_ONCE = 8
+"""Most requests at the same time; there may be more ranges that wait for their turn."""
 
-MORE_PATIENCE = 2
-"""So many pages of a range that is one of several are waited for, before it is cut again."""
+PATIENCE = 2
+"""So many pages of a range that is one of several are waited for, before it is cut again..."""
+
+KNOWN_PATIENCE = 16
+"""... and of one that was known before, which has more only if much was added since."""
 
 _OBJECT = re.compile(
     r"<Contents><Key>([^<]*)</Key><LastModified>([^<]*Z)</LastModified><ETag>\"?([^<\"]*)\"?</ETag>"
@@ -72,10 +77,12 @@ class Page(NamedTuple):
 class _Line:
     """How much of a listing is asked for at the same time."""
 
-    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(RANGES_LIMIT))
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
     """Held by each request."""
     ranges: int = 1
     """How many are being listed."""
+    beyond: list[Row] = field(default_factory=list)
+    """What pages showed behind the ends of their ranges: that is the next ranges' to find."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,19 +127,17 @@ class Listing:
 
         They end with ``cuts``, or else, where there are more than a page, between folders.
         """
-        rows = await self._ranges("", cuts, "", own_cuts=not cuts, patience=1)
-        if rows is None:
-            # The server does not list in order.
+        rows = await self._ranges("", cuts, "", KNOWN_PATIENCE if cuts else 1)
+        if rows is None or not await in_thread(_holds, rows, self.line.beyond):
+            # The server does not list in order of keys, or not from where it is told: ranges say nothing there.
             rows = [row async for page in self.objects() for row in page.rows]
         return Listed(rows)
 
-    async def _ranges(
-        self, after: str, cuts: Sequence[str], last: str, *, own_cuts: bool, patience: int
-    ) -> list[Row] | None:
+    async def _ranges(self, after: str, cuts: Sequence[str], last: str, patience: int) -> list[Row] | None:
         self.line.ranges += len(cuts)
 
         async def between(ends: tuple[str, str]) -> list[Row] | None:
-            return await self._between(*ends, own_cuts=own_cuts, patience=patience)
+            return await self._between(*ends, patience)
 
         ranges = list(zip([after, *cuts], [*cuts, last], strict=True))
         rows: list[Row] = []
@@ -142,32 +147,40 @@ class Listing:
             rows += part
         return rows
 
-    async def _between(self, start: str, last: str, *, own_cuts: bool, patience: int) -> list[Row] | None:
+    async def _between(self, start: str, last: str, patience: int) -> list[Row] | None:
         """
         Return what lies behind one key, up to another one if that is given; ``None`` if it came in no order.
 
-        If there is more than ``patience`` pages of it, and ``own_cuts``, it is cut into ranges between folders.
+        If there is more than ``patience`` pages of it, it is cut into ranges between folders.
         """
         found: list[Row] = []
         cuts: list[str] = []
-        after, count = start, 1
+        after, count, in_order = start, 1, True
         async with contextlib.aclosing(self.pages(start)) as pages:
-            page = await anext(pages, None)
+            try:
+                page = await anext(pages, None)
+            except ConfigurationError:
+                # Perhaps it lists from the start only; if it is something else, that will tell.
+                if start:
+                    return None
+                raise
             while page is not None:
                 keys = page.keys
                 if keys and (keys[0] <= after or keys != sorted(keys)):
                     if start or last:
                         return None
-                    own_cuts, cuts = False, []
-                found += page.objects.rows[: bisect_right(keys, last) if last else len(keys)]
+                    in_order, cuts = False, []
+                inside = bisect_right(keys, last) if last else len(keys)
+                found += page.objects.rows[:inside]
+                self.line.beyond += page.objects.rows[inside:]
                 if keys and last and keys[-1] >= last:
                     break
                 after = keys[-1] if keys else after
                 if cuts := [cut for cut in cuts if cut > after]:
-                    rest = await self._ranges(after, cuts, last, own_cuts=True, patience=MORE_PATIENCE)
+                    rest = await self._ranges(after, cuts, last, PATIENCE)
                     return None if rest is None else found + rest
-                most = RANGES_LIMIT - self.line.ranges + 1
-                if own_cuts and most > 1 and count >= patience and keys and page.following is not None:
+                most = AT_ONCE - self.line.ranges + 1
+                if in_order and most > 1 and count >= patience and keys and page.following is not None:
                     page, cuts = await both(lambda: anext(pages, None), partial(self._cuts, keys, last, most))
                     patience *= 2
                 else:
@@ -182,9 +195,9 @@ class Listing:
         async def cuts_in(folder: str) -> list[str]:
             asked = {**_asked(folder), "delimiter": "/", "start-after": keys[-1]}
             try:
-                page = await self._page(Request("GET", "", self.what, asked))
-            except AccessDeniedError:
-                # Who may list all may not need to list folders: it takes longer without them.
+                page = await self._ask(Request("GET", "", self.what, asked))
+            except AsyncStoreError:
+                # It only saves time. If it is not just this that is refused or fails, the next page tells.
                 return []
             return cuts_between(folder, page.folders, keys, last, most=most)
 
@@ -193,11 +206,18 @@ class Listing:
         return sorted(chain.from_iterable(found))
 
     async def _page(self, request: Request) -> Page:
+        return await retrying(lambda: self._ask(request), self.retry)
+
+    async def _ask(self, request: Request) -> Page:
         def ask(sender: Sender) -> Page:
             return objects_page(sender.send(request).body, self.what)
 
         async with self.line.turns:
-            return await retrying(lambda: self.run("list", self.prefix, ask), self.retry)
+            return await self.run("list", self.prefix, ask)
+
+
+def _holds(rows: Sequence[Row], some: Sequence[Row]) -> bool:
+    return {row[KEY] for row in some}.issubset(map(itemgetter(KEY), rows))
 
 
 def _asked(prefix: str) -> dict[str, str]:

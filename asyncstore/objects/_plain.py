@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote_plus
 
 from asyncstore.errors import AlreadyExistsError, AsyncStoreError, ConflictError, IntegrityError, NotFoundError
 from asyncstore.objects._listing import objects_page
-from asyncstore.objects._messages import answered, described, metadata_headers, next_page
+from asyncstore.objects._messages import described, metadata_headers, next_page
 from asyncstore.objects._obstore import canonical_etag
 from asyncstore.objects._requests import Request
 from asyncstore.objects._wire import Errand
@@ -125,9 +124,8 @@ class PlainRequests:
             objects: list[ObjectMeta] = []
             marker: dict[str, str] | None = {}
             while marker is not None:
-                body = sender.send(Request("GET", "", what, {**asked, **marker})).body
-                folders += _folders(body, what)
-                page = objects_page(body, what)
+                page = objects_page(sender.send(Request("GET", "", what, {**asked, **marker})).body, what)
+                folders += page.folders
                 objects += page.objects
                 marker = next_page(marker, page.following, what)
             return Listing(folders, objects)
@@ -150,10 +148,3 @@ def _span(reply: Reply, byte_range: tuple[int, int] | None, length: int, what: s
     if start != byte_range[0] or last + 1 != min(byte_range[1], size_bytes):
         raise IntegrityError(f"{what}: another range came than was asked for")
     return start, last + 1, size_bytes
-
-
-def _folders(body: bytes, what: str) -> list[str]:
-    root = answered(body, what)
-    encoded = root.findtext("{*}EncodingType") == "url"
-    said = [prefix.text or "" for prefix in root.findall("{*}CommonPrefixes/{*}Prefix")]
-    return [unquote_plus(folder) if encoded else folder for folder in said]

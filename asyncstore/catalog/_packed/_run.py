@@ -13,7 +13,7 @@ from asyncstore.catalog._packed._unpack import Unpack
 from asyncstore.catalog._paths import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from asyncstore.catalog._lane import Passage
     from asyncstore.catalog._plan import PlannedFile, TransferPlan
@@ -48,12 +48,10 @@ class PackedMoves:
         self._place = place
         self._tally = tally
         self._plan = plan
-        self._uploads = [file for file in uploads if goes_packed(file, plan.layout)] if plan.layout == "packed" else []
-        self._copies = [file for file in copies if file.pack]
-        self.uploads = [file for file in uploads if not goes_packed(file, plan.layout)] if self._uploads else uploads
-        """Files that do not go into packs."""
-        self.copies = [file for file in copies if not file.pack] if self._copies else copies
-        """Files that do not come out of packs."""
+        self._uploads, self.uploads = _parted(uploads, lambda file: goes_packed(file, plan.layout))
+        """Files that go into packs, and others."""
+        self._copies, self.copies = _parted(copies, lambda file: bool(file.pack))
+        """Files that come out of packs, and others."""
         self.digests: dict[str, str] = {}
         """Of what is in the target now, by name; failures are in the tally."""
 
@@ -84,3 +82,12 @@ class PackedMoves:
             folder = run_and_folder.partition("/")[2]
             found.setdefault(folder if file.name.startswith(folder) else "", []).append(file)
         return found
+
+
+def _parted(
+    files: Sequence[PlannedFile], chosen: Callable[[PlannedFile], bool]
+) -> tuple[list[PlannedFile], list[PlannedFile]]:
+    found: tuple[list[PlannedFile], list[PlannedFile]] = ([], [])
+    for file in files:
+        found[not chosen(file)].append(file)
+    return found

@@ -47,19 +47,18 @@ class Unpack:
         await all_of([partial(self._move, file) for file in files], limit=PIECES_AT_ONCE)
 
     async def _move(self, file: PlannedFile) -> None:
-        name = file.name
-        with self._tally.failing(name):
+        with self._tally.failing(file.name):
             piece = Piece(file.pack, file.offset, file.offset + file.size_bytes, [file])
             async with piece_read(self._passage, piece) as (buffer, transfer):
                 digest = await in_thread(digest_of, buffer)
-                check_digest(name, digest, file.digest)
-                body = MemoryBody(name, buffer, digest)
+                check_digest(file.name, digest, file.digest)
+                body = MemoryBody(file.name, buffer, digest)
                 await self._passage.lane.store.put_file(
                     self._target.key(file.name), body, metadata=_metadata(file), transfer=transfer
                 )
             if not is_marker(file.name):
                 self.digests[file.name] = digest
-            self._tally.done(name)
+            self._tally.done(file.name)
 
 
 def _metadata(file: PlannedFile) -> dict[str, str]:
