@@ -217,7 +217,10 @@ class Listing:
 
 
 def _holds(rows: Sequence[Row], some: Sequence[Row]) -> bool:
-    return {row[KEY] for row in some}.issubset(map(itemgetter(KEY), rows))
+    missing = {row[KEY] for row in some}
+    if missing:
+        missing.difference_update(map(itemgetter(KEY), rows))
+    return not missing
 
 
 def _asked(prefix: str) -> dict[str, str]:
