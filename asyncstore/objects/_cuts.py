@@ -1,8 +1,8 @@
 """
 Where a listing may be cut into ranges of keys, that are then asked for at the same time.
 
-Any keys will do, as each range ends where the next one begins. Good ones lie between folders, and a listing by folders
-tells of up to a thousand of those in one answer, however much they hold.
+Any keys will do where a server lists in their order, as each range ends where the next one begins. Good ones lie
+between folders, and a listing by folders tells of up to a thousand of those in one answer, however much they hold.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ from asyncstore.objects._messages import metadata_headers
 from asyncstore.objects._multipart import PART_BYTES
 from asyncstore.objects._plain import PlainRequests
 from asyncstore.objects._probe import Prober
+from asyncstore.objects._ranges import listed_at_once
 from asyncstore.objects._reading import RangeRead
 from asyncstore.objects._requests import NoConnectionError, Request
 from asyncstore.objects._signed import SignedObjectStore
@@ -247,7 +248,7 @@ class S3ObjectStore(SignedObjectStore):
 
     async def list_all(self, prefix: str, *, cuts: Sequence[str] = ()) -> Listed:
         """List all objects at once; see :meth:`ObjectStore.list_all`."""
-        return await self._listing(prefix).at_once(cuts)
+        return await listed_at_once(self._listing(prefix), cuts)
 
     def _listing(self, prefix: str) -> Listing:
         return Listing(self._run, prefix, f"list {self._at(prefix)}", self._retry)
