@@ -64,8 +64,7 @@ async def run_plan(
         digests |= await _get(passage, decided, files["download"], tally, keep_times=keep_times)
     else:
         upload, copy = Upload(passage, place, tally), Copy(passage, place, tally)
-        moving = files["upload"], files["copy"]
-        packed = await in_thread(lambda: PackedMoves(passage, place, tally, plan, *moving))
+        packed = await in_thread(PackedMoves, passage, place, tally, plan, files["upload"], files["copy"])
         await side_by_side(lambda: upload.run(packed.uploads), lambda: copy.run(packed.copies), packed.run)
         for moved in (upload.digests, copy.digests, packed.digests):
             digests |= moved
