@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from asyncstore.catalog._local import LocalFile, LocalFiles
+    from asyncstore.catalog._local import Row as FileRow
     from asyncstore.objects.base import ObjectMeta
     from asyncstore.objects.listed import Row
 
@@ -130,18 +131,18 @@ def same_on_both_sides(
     return same
 
 
-def decide_put(file: LocalFile, known: Sides) -> PlannedFile:
+def decide_put(name: str, file: FileRow, known: Sides) -> PlannedFile:
     """Return what is to become of a local file."""
-    there, digest = known.existing.get(file.name), known.local.get(file.name, "")
-    if there is not None and digest and known.synced.get(file.name) == digest:
-        return PlannedFile(file.name, "skip", file.size_bytes, "as it was synced", digest=digest)
-    if known.same(there, file.size_bytes, digest):
-        return PlannedFile(file.name, "skip", file.size_bytes, SAME, digest=digest)
-    base = known.base.get(file.name)
-    if base is not None and known.same(base, file.size_bytes, digest):
+    there, digest, size_bytes = known.existing.get(name), known.local.get(name, ""), file[FILE_SIZE]
+    if there is not None and digest and known.synced.get(name) == digest:
+        return PlannedFile(name, "skip", size_bytes, "as it was synced", digest=digest)
+    if known.same(there, size_bytes, digest):
+        return PlannedFile(name, "skip", size_bytes, SAME, digest=digest)
+    base = known.base.get(name)
+    if base is not None and known.same(base, size_bytes, digest):
         reason = "same contents in the base run"
-        return PlannedFile(file.name, "copy", file.size_bytes, reason, digest=digest, source=base.key, etag=base.etag)
-    return PlannedFile.upload(file, NEW if there is None else CHANGED, digest)
+        return PlannedFile(name, "copy", size_bytes, reason, digest=digest, source=base.key, etag=base.etag)
+    return PlannedFile.upload(name, file, NEW if there is None else CHANGED, digest)
 
 
 def decide_puts(files: LocalFiles, known: Sides) -> tuple[list[PlannedFile], list[PlannedFile]]:
@@ -150,7 +151,9 @@ def decide_puts(files: LocalFiles, known: Sides) -> tuple[list[PlannedFile], lis
     if not existing and not base:
         return PlannedFile.uploads(files, NEW), []
     met = [name for name in files if name in existing or name in base]
-    return PlannedFile.uploads(files.without(set(met)), NEW), [decide_put(files[name], known) for name in met]
+    return PlannedFile.uploads(files.without(set(met)), NEW), [
+        decide_put(name, files.rows[name], known) for name in met
+    ]
 
 
 def decide_new(names: Sequence[str], objects: Found) -> list[PlannedFile]:

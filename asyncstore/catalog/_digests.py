@@ -53,7 +53,7 @@ async def _hashed(files: Sequence[LocalFile], known: Known | None) -> dict[str, 
     small = [file for file in files if file.size_bytes <= BLOCK_BYTES]
     await for_each(hash_batch, [*large, *batches(small, workers=HASHERS)], limit=HASHERS)
     if known is not None:
-        await in_thread(known.remember_files, news)
+        await in_thread(known.remember_files, [(file.row, digest) for file, digest in news])
     return {file.name: digest for file, digest in news}
 
 

@@ -18,10 +18,10 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from asyncstore.catalog._cachefile import CacheFile, transaction
-from asyncstore.catalog._local import DEVICE, IDENTITY, INODE, LocalFiles
+from asyncstore.catalog._local import DEVICE, IDENTITY, INODE, SEEN, SIZE, LocalFiles, racy
 from asyncstore.catalog._pairs import PAIRS_AT_ONCE, rows_of, still_same
 from asyncstore.objects.listed import ETAG, KEY, Listed
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from asyncstore.catalog._found import Found
-    from asyncstore.catalog._local import Identity, LocalFile
+    from asyncstore.catalog._local import LocalFile
     from asyncstore.catalog._local import Row as SeenRow
     from asyncstore.catalog._pairs import Same
     from asyncstore.objects.base import ObjectMeta
@@ -77,20 +77,6 @@ _TABLES = (
 R = TypeVar("R")
 Row: TypeAlias = tuple[Any, ...]
 _Digests: TypeAlias = "Callable[[Iterable[Row]], dict[str, str]]"
-
-
-class Seen(Protocol):
-    """A file as it was seen; without an identity nothing is remembered of it."""
-
-    @property
-    def identity(self) -> Identity | None:
-        """What tells that it is still the same."""
-        ...
-
-    @property
-    def seen_ns(self) -> int:
-        """When it was seen or a moment before, since the epoch; 0 if that is not known."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,21 +152,18 @@ class Known:
                 found |= {name: digests[one] for name, row in here.items() if (one := names[_stored(row)]) in digests}
         return found
 
-    def remember_files(self, pairs: Iterable[tuple[Seen, str]]) -> None:
+    def remember_files(self, pairs: Iterable[tuple[SeenRow, str]]) -> None:
         """
         Remember the SHA-256 of files, each as it was seen before it was hashed.
 
         Those that had been modified just then are left out: they may change again without its showing.
         """
         now_ns, day = time.time_ns(), _today()
-        rows: list[Row] = []
-        for file, digest in pairs:
-            identity = file.identity
-            if identity is None or identity.racy(file.seen_ns or now_ns):
-                continue
-            if identity.device >= _SIGNED or identity.inode >= _SIGNED:
-                identity = identity._replace(device=_signed(identity.device), inode=_signed(identity.inode))
-            rows.append((*identity, bytes.fromhex(digest), day))
+        rows = [
+            (_signed(row[DEVICE]), _signed(row[INODE]), *row[SIZE:IDENTITY], bytes.fromhex(digest), day)
+            for row, digest in pairs
+            if not racy(row, row[SEEN] or now_ns)
+        ]
         self._write(_FILES, rows)
 
     def digests_at(self, place: str, metas: Sequence[ObjectMeta], prefix: str = "") -> dict[str, str]:

@@ -36,6 +36,7 @@ __all__ = [
     "changed",
     "is_still",
     "opened",
+    "racy",
     "read_at",
     "read_file",
     "row_of",
@@ -66,11 +67,6 @@ class Identity(NamedTuple):
     mtime_ns: int
     ctime_ns: int
 
-    def racy(self, at_ns: int) -> bool:
-        """Tell whether its contents may have changed after ``at_ns`` (since the epoch) with this identity the same."""
-        settled_ns = at_ns - RACY_NS
-        return self.mtime_ns > settled_ns or self.ctime_ns > settled_ns
-
 
 class LocalFile(NamedTuple):
     """A regular file as it was seen."""
@@ -90,6 +86,11 @@ class LocalFile(NamedTuple):
         """How many bytes it has."""
         return self.identity.size_bytes
 
+    @property
+    def row(self) -> Row:
+        """All but its name, in plain."""
+        return (*self.identity, self.mode, self.seen_ns, self.path)
+
 
 Row: TypeAlias = tuple[int, int, int, int, int, int, int, str]
 """A regular file as it was seen, in plain: identity, mode, time, and path, empty if that is where its name says."""
@@ -98,6 +99,7 @@ DEVICE: Final = 0
 INODE: Final = 1
 SIZE: Final = 2
 MTIME: Final = 3
+CTIME: Final = 4
 MODE: Final = 5
 SEEN: Final = 6
 PATH: Final = 7
@@ -133,7 +135,7 @@ class LocalFiles(Mapping[str, LocalFile]):
         """Return files as one of these."""
         if isinstance(files, LocalFiles):
             return files
-        return cls("", {file.name: (*file.identity, file.mode, file.seen_ns, file.path) for file in files})
+        return cls("", {file.name: file.row for file in files})
 
     def __repr__(self) -> str:
         return f"<LocalFiles {len(self.rows)} in {self.top!r}>"
@@ -241,9 +243,15 @@ def changed(file: LocalFile) -> IntegrityError:
     return IntegrityError(f"{file.path!r} changed while it was read: put it when its writer is done")
 
 
-def is_still(identity: tuple[int, ...], descriptor: int) -> bool:
-    """Tell whether an open file is the one that was seen; its :class:`Identity` may be a plain tuple."""
-    return bool(_of_status(os.fstat(descriptor)) == identity[1:])
+def is_still(seen: Identity | Row, descriptor: int) -> bool:
+    """Tell whether an open file is the one that was seen."""
+    return bool(_of_status(os.fstat(descriptor)) == seen[INODE:IDENTITY])
+
+
+def racy(seen: Identity | Row, at_ns: int) -> bool:
+    """Tell whether the contents of a file may have changed after ``at_ns`` (since the epoch) without its showing."""
+    settled_ns = at_ns - RACY_NS
+    return seen[MTIME] > settled_ns or seen[CTIME] > settled_ns
 
 
 READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC

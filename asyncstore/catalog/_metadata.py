@@ -10,8 +10,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from asyncstore.catalog._local import MTIME
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -38,8 +36,8 @@ def file_metadata(file: PlannedFile, digest: str) -> Mapping[str, str]:
     metadata = {DIGEST_KEY: digest}
     if file.mode is not None:
         metadata[MODE_KEY] = f"{_REGULAR | file.mode:o}"
-    if file.seen is not None:
-        seconds, rest = divmod(file.seen[MTIME], _NS)
+    if file.mtime_ns is not None:
+        seconds, rest = divmod(file.mtime_ns, _NS)
         metadata[MTIME_KEY] = f"{seconds}.{rest:09}"
     return metadata
 

@@ -63,7 +63,7 @@ async def run_plan(
     if plan.kind == "get":
         digests |= await _get(passage, decided, files["download"], tally, keep_times=keep_times)
     else:
-        upload, copy = Upload(passage, place, tally), Copy(passage, place, tally)
+        upload, copy = Upload(passage, place, tally, top=plan.top), Copy(passage, place, tally)
         packed = await in_thread(PackedMoves, passage, place, tally, plan, files["upload"], files["copy"])
         await side_by_side(lambda: upload.run(packed.uploads), lambda: copy.run(packed.copies), packed.run)
         for moved in (upload.digests, copy.digests, packed.digests):
@@ -95,12 +95,11 @@ def check_plan(plan: TransferPlan, place: Place) -> None:
         raise UnsafePathError(f"nothing was moved: {'; '.join(f'{file.name!r} {file.reason}' for file in refused[:5])}")
     moved = [file for file in plan.files if file.action != "skip"]
     check_names([file.name for file in moved], place)
-    root = f"{plan.local.rstrip('/')}/"
     for file in moved:
         path = file.path
         # To make paths normal takes longest; where nothing leads elsewhere it would change nothing that matters.
         plain = path.startswith("/") and "/." not in path and not path.endswith("/")
-        if path and not (path if plain else os.path.normpath(path)).startswith(root):
+        if path and not (path if plain else os.path.normpath(path)).startswith(plan.top):
             raise UnsafePathError(f"nothing was moved: {file.path!r} does not lie in {plan.local!r}")
 
 

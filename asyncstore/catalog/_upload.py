@@ -13,7 +13,7 @@ from asyncstore._core.traffic import charge_up
 from asyncstore.catalog._body import LocalBody, hash_file, is_fresh
 from asyncstore.catalog._crew import SmallMoves
 from asyncstore.catalog._digests import HASHERS
-from asyncstore.catalog._local import LocalFile, read_file
+from asyncstore.catalog._local import LocalFiles, read_file
 from asyncstore.catalog._metadata import file_metadata
 from asyncstore.catalog._mover import Mover
 from asyncstore.catalog._notes import Notes
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from asyncstore.catalog._lane import Passage
+    from asyncstore.catalog._local import LocalFile
     from asyncstore.catalog._paths import Place
     from asyncstore.catalog._plan import PlannedFile
     from asyncstore.catalog._tally import Tally
@@ -66,12 +67,14 @@ class Upload:
         passage: the way to the store.
         place: where the files go.
         tally: told of each file.
+        top: what comes before the names of local files in their paths.
     """
 
-    def __init__(self, passage: Passage, place: Place, tally: Tally) -> None:
+    def __init__(self, passage: Passage, place: Place, tally: Tally, *, top: str) -> None:
         self._passage = passage
         self._place = place
         self._tally = tally
+        self._top = top
         self._hashing = asyncio.Semaphore(HASHERS)
         self.digests: dict[str, str] = {}
         """Of what is in the catalog now, by name; failures are in the tally."""
@@ -94,7 +97,7 @@ class Upload:
         if is_marker(file.name):
             return SmallPut(key, b"", NO_METADATA)
         try:
-            data, digest = read_file(local_file(file))
+            data, digest = read_file(local_file(file, self._top))
         except AsyncStoreError as error:
             return FileError(error)
         return SmallPut(key, data, file_metadata(file, digest), digest)
@@ -104,7 +107,7 @@ class Upload:
         return _Landed(put.digest, etag)
 
     async def _put_large(self, file: PlannedFile) -> None:
-        local, store = local_file(file), self._passage.lane.store
+        local, store = local_file(file, self._top), self._passage.lane.store
         digest, sums = file.digest, NO_SUMS
         fresh = is_fresh(local)
         if not digest or fresh:
@@ -130,13 +133,11 @@ class Upload:
     async def _remember(self, landed: Sequence[tuple[PlannedFile, str, str]]) -> None:
         lane, place = self._passage.lane, self._place
         if lane.known is not None:
-            await in_thread(lane.known.remember_files, [(file, digest) for file, digest, _ in landed])
+            await in_thread(lane.known.remember_files, [(file.here, digest) for file, digest, _ in landed if file.here])
             await lane.remember((place.key(file.name), etag, file.size_bytes, digest) for file, digest, etag in landed)
 
 
-def local_file(file: PlannedFile) -> LocalFile:
-    """Return the file that a plan means."""
-    identity = file.identity
-    assert identity is not None
-    # At half of what its own constructor takes; there are many.
-    return tuple.__new__(LocalFile, (file.name, file.path, identity, file.mode or 0, file.seen_ns))
+def local_file(file: PlannedFile, top: str) -> LocalFile:
+    """Return the file that a plan means; ``top`` comes before its name where it has no other path."""
+    assert file.here is not None
+    return LocalFiles(top, {file.name: file.here})[file.name]

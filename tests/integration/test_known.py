@@ -24,7 +24,7 @@ from asyncstore.objects.base import ObjectMeta
 from asyncstore.objects.listed import Listed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SECOND_NS = 1_000_000_000
@@ -39,6 +39,10 @@ def local_file(number: int, **changes: int) -> LocalFile:
 
 def digest(number: int) -> str:
     return f"{number:064x}"
+
+
+def remember(known: Known, pairs: Iterable[tuple[LocalFile, str]]) -> None:
+    known.remember_files((file.row, number) for file, number in pairs)
 
 
 def meta(key: str, etag: str = '"e"', size_bytes: int = 10) -> ObjectMeta:
@@ -56,7 +60,7 @@ def known(tmp_path: Path) -> Known:
 def test_files_are_known_as_they_are_and_no_others(known: Known) -> None:
     files = [local_file(number) for number in range(5000)]
     assert known.digests_of(files) == {}
-    known.remember_files((file, digest(number)) for number, file in enumerate(files))
+    remember(known, [(file, digest(number)) for number, file in enumerate(files)])
     expected = {file.name: digest(number) for number, file in enumerate(files)}
     assert known.digests_of(files) == expected
     assert known.digests_of(files[7:8]) == {"f7": digest(7)}
@@ -65,7 +69,7 @@ def test_files_are_known_as_they_are_and_no_others(known: Known) -> None:
 
 @pytest.mark.parametrize("field", Identity._fields)
 def test_a_file_of_which_anything_differs_is_not_known(known: Known, field: str) -> None:
-    known.remember_files([(local_file(1), digest(1))])
+    remember(known, [(local_file(1), digest(1))])
     file = local_file(1)
     assert known.digests_of([file])
     other = local_file(1, **{field: getattr(file.identity, field) + 1})
@@ -73,14 +77,14 @@ def test_a_file_of_which_anything_differs_is_not_known(known: Known, field: str)
 
 
 def test_the_last_word_on_a_file_stands(known: Known) -> None:
-    known.remember_files([(local_file(1), digest(1))])
-    known.remember_files([(local_file(1, size_bytes=11), digest(2))])
+    remember(known, [(local_file(1), digest(1))])
+    remember(known, [(local_file(1, size_bytes=11), digest(2))])
     assert known.digests_of([local_file(1)]) == {}
     assert known.digests_of([local_file(1, size_bytes=11)]) == {"f1": digest(2)}
 
 
 def test_a_file_goes_by_its_identity_and_not_by_its_name(known: Known) -> None:
-    known.remember_files([(local_file(1), digest(1))])
+    remember(known, [(local_file(1), digest(1))])
     assert known.digests_of([local_file(1)._replace(name="other"), local_file(1)]) == {
         "other": digest(1),
         "f1": digest(1),
@@ -89,7 +93,7 @@ def test_a_file_goes_by_its_identity_and_not_by_its_name(known: Known) -> None:
 
 def test_numbers_of_64_bits_are_kept(known: Known) -> None:
     file = local_file(1, device=2**64 - 1, inode=2**63)
-    known.remember_files([(file, digest(1))])
+    remember(known, [(file, digest(1))])
     assert known.digests_of([file, local_file(2)]) == {"f1": digest(1)}
 
 
@@ -99,18 +103,18 @@ def test_a_file_that_had_just_changed_when_it_was_seen_is_not_remembered(
     known: Known, field: str, age_ns: int, kept: bool
 ) -> None:
     file = local_file(1, **{field: LONG_AGO_NS + 3 * SECOND_NS - age_ns})
-    known.remember_files([(file, digest(1)), (local_file(2), digest(2))])
+    remember(known, [(file, digest(1)), (local_file(2), digest(2))])
     assert known.digests_of([file, local_file(2)]) == ({"f1": digest(1)} if kept else {}) | {"f2": digest(2)}
 
 
 def test_a_file_of_which_nobody_knows_when_it_was_seen_is_taken_for_seen_now(known: Known) -> None:
     fresh = local_file(1, mtime_ns=time.time_ns())._replace(seen_ns=0)
-    known.remember_files([(fresh, digest(1)), (local_file(2)._replace(seen_ns=0), digest(2))])
+    remember(known, [(fresh, digest(1)), (local_file(2)._replace(seen_ns=0), digest(2))])
     assert known.digests_of([fresh, local_file(2)]) == {"f2": digest(2)}
 
 
 def test_few_files_among_very_many_are_found(known: Known) -> None:
-    known.remember_files((local_file(number), digest(number)) for number in range(20_000))
+    remember(known, [(local_file(number), digest(number)) for number in range(20_000)])
     files = [local_file(number) for number in (0, 9_999, 19_999)]
     assert known.digests_of(files) == {file.name: digest(file.identity.inode - 1000) for file in files}
     sparse = [local_file(number) for number in range(0, 20_000, 6)]
@@ -162,7 +166,7 @@ def test_nothing_is_made_by_looking(tmp_path: Path) -> None:
 
 
 def test_nobody_else_can_read_it(known: Known) -> None:
-    known.remember_files([(local_file(1), digest(1))])
+    remember(known, [(local_file(1), digest(1))])
     assert known.folder.stat().st_mode & 0o777 == 0o700
 
 
@@ -194,11 +198,11 @@ def other_columns(path: Path) -> None:
 @pytest.mark.parametrize("corrupt", [corrupt_head, corrupt_pages, other_tables, other_columns])
 def test_a_corrupt_cache_is_replaced(known: Known, corrupt: Callable[[Path], None]) -> None:
     pairs = [(local_file(number), digest(number)) for number in range(2000)]
-    known.remember_files(pairs)
+    remember(known, pairs)
     corrupt(known.folder / "catalog.db")
     found = known.digests_of([file for file, _ in pairs])
     assert found.items() <= {file.name: number for file, number in pairs}.items()
-    known.remember_files(pairs)
+    remember(known, pairs)
     assert known.digests_of([file for file, _ in pairs]) == {file.name: number for file, number in pairs}
 
 
@@ -206,7 +210,7 @@ def test_an_empty_file_is_a_new_cache(known: Known) -> None:
     known.folder.mkdir(parents=True)
     (known.folder / "catalog.db").touch()
     assert known.digests_of([local_file(1)]) == {}
-    known.remember_files([(local_file(1), digest(1))])
+    remember(known, [(local_file(1), digest(1))])
     assert known.digests_of([local_file(1)]) == {"f1": digest(1)}
 
 
@@ -214,7 +218,7 @@ def test_an_empty_file_is_a_new_cache(known: Known) -> None:
 def test_a_folder_that_cannot_be_made_is_no_cache(tmp_path: Path, folder: str) -> None:
     (tmp_path / "file").touch()
     known = Known(tmp_path / folder)
-    known.remember_files([(local_file(1), digest(1))])
+    remember(known, [(local_file(1), digest(1))])
     known.remember_objects("place", [("a", '"e"', 10, digest(1))])
     assert known.digests_of([local_file(1)]) == {}
     assert known.digests_at("place", [meta("a")]) == {}
@@ -222,26 +226,26 @@ def test_a_folder_that_cannot_be_made_is_no_cache(tmp_path: Path, folder: str) -
 
 def test_a_folder_in_place_of_the_file_is_no_cache(known: Known) -> None:
     (known.folder / "catalog.db").mkdir(parents=True)
-    known.remember_files([(local_file(1), digest(1))])
+    remember(known, [(local_file(1), digest(1))])
     assert known.digests_of([local_file(1)]) == {}
 
 
 def test_a_cache_that_somebody_locks_is_not_waited_for(known: Known, monkeypatch: pytest.MonkeyPatch) -> None:
-    known.remember_files([(local_file(1), digest(1))])
+    remember(known, [(local_file(1), digest(1))])
     monkeypatch.setattr("asyncstore.catalog._cachefile._PATIENCE_S", 0.05)
     db = sqlite3.connect(known.folder / "catalog.db", isolation_level=None)
     try:
         db.execute("BEGIN EXCLUSIVE")
-        known.remember_files([(local_file(2), digest(2))])
+        remember(known, [(local_file(2), digest(2))])
         assert known.digests_of([local_file(1), local_file(2)]) == {"f1": digest(1)}
     finally:
         db.close()
-    known.remember_files([(local_file(2), digest(2))])
+    remember(known, [(local_file(2), digest(2))])
     assert len(known.digests_of([local_file(1), local_file(2)])) == 2
 
 
 def test_what_is_known_counts_also_where_its_use_cannot_be_noted(known: Known, monkeypatch: pytest.MonkeyPatch) -> None:
-    known.remember_files([(local_file(1), digest(1))])
+    remember(known, [(local_file(1), digest(1))])
     later = int(time.time()) // DAY_S + 30
     monkeypatch.setattr(_known, "_today", lambda: later)
     monkeypatch.setattr("asyncstore.catalog._cachefile._PATIENCE_S", 0.05)
@@ -266,7 +270,7 @@ def test_it_may_be_deleted_at_any_time(known: Known) -> None:
         files = [local_file(number) for number in range(first, first + 300)]
         pairs = [(file, digest(file.identity.inode)) for file in files]
         while not stop.is_set():
-            known.remember_files(pairs)
+            remember(known, pairs)
             found = known.digests_of(files)
             wrong.extend(set(found.items()) - {(file.name, number) for file, number in pairs})
 
@@ -283,15 +287,15 @@ def test_it_may_be_deleted_at_any_time(known: Known) -> None:
             thread.join()
     assert wrong == []
     shutil.rmtree(known.folder, ignore_errors=True)
-    known.remember_files([(local_file(1), digest(1))])
+    remember(known, [(local_file(1), digest(1))])
     assert known.digests_of([local_file(1)]) == {"f1": digest(1)}
 
 
 def test_no_descriptor_is_left_open(known: Known) -> None:
-    known.remember_files([(local_file(1), digest(1))])
+    remember(known, [(local_file(1), digest(1))])
     before = os.listdir("/proc/self/fd")
     for _ in range(5):
-        known.remember_files([(local_file(1), digest(1))])
+        remember(known, [(local_file(1), digest(1))])
         known.digests_of([local_file(1)])
     assert os.listdir("/proc/self/fd") == before
 
@@ -299,13 +303,12 @@ def test_no_descriptor_is_left_open(known: Known) -> None:
 WRITER = """
 import sys
 from asyncstore.catalog._known import Known
-from asyncstore.catalog._local import Identity, LocalFile
 
 first, known = int(sys.argv[2]), Known(sys.argv[1])
 print("ready", flush=True)
 for start in range(first, first + 1_000_000, 500):
-    files = [LocalFile(f"f{n}", "/x", Identity(7, n, 10, n, n), 0o644, 1 << 60) for n in range(start, start + 500)]
-    known.remember_files((file, f"{file.identity.inode:064x}") for file in files)
+    rows = [(7, n, 10, n, n, 0o644, 1 << 60, "/x") for n in range(start, start + 500)]
+    known.remember_files([(row, f"{row[1]:064x}") for row in rows])
     print(start + 500, flush=True)
 """
 
@@ -345,11 +348,11 @@ def test_rows_that_nobody_asks_for_are_removed(known: Known, monkeypatch: pytest
     def go_to(day: int) -> None:
         monkeypatch.setattr(_known, "_today", lambda: today + day)
 
-    known.remember_files([(local_file(1), digest(1)), (local_file(2), digest(2))])
+    remember(known, [(local_file(1), digest(1)), (local_file(2), digest(2))])
     go_to(80)
     assert len(known.digests_of([local_file(1)])) == 1
     go_to(95)
-    known.remember_files([(local_file(3), digest(3))])
+    remember(known, [(local_file(3), digest(3))])
     assert known.digests_of([local_file(number) for number in (1, 2, 3)]) == {"f1": digest(1), "f3": digest(3)}
 
 
@@ -358,7 +361,7 @@ def test_there_are_never_much_more_rows_than_the_limit(known: Known, monkeypatch
     monkeypatch.setattr(_known, "SIZE_LIMIT_BYTES", 0)
     for start in range(0, 3000, 300):
         known.remember_objects("place", [(f"{start + n:05}", '"e"', 1, digest(n)) for n in range(300)])
-        known.remember_files((local_file(start + n), digest(n)) for n in range(300))
+        remember(known, [(local_file(start + n), digest(n)) for n in range(300)])
         with sqlite3.connect(known.folder / "catalog.db") as db:
             for table in ("files", "objects"):
                 [(count,)] = db.execute(f"SELECT count(*) FROM {table}")
@@ -454,7 +457,7 @@ def test_keys_that_cut_what_is_known_into_ranges(known: Known) -> None:
 def test_a_file_under_many_names_is_known_under_each(known: Known) -> None:
     names = [f"f{number}" for number in range(2000)]
     twins = [local_file(1)._replace(name=name) for name in names]
-    known.remember_files([(twins[0], digest(1))])
+    remember(known, [(twins[0], digest(1))])
     assert known.digests_of(twins) == dict.fromkeys(names, digest(1))
     other = local_file(1, size_bytes=11)._replace(name="other")
     assert known.digests_of([*twins, other]) == dict.fromkeys(names, digest(1))

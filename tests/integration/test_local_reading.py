@@ -228,7 +228,7 @@ def test_nothing_is_taken_out_of_a_fifo_that_has_come_in_between(tmp_path: Path,
     try:
         os.write(ends[1], b"of another")
         if reader == "pack":
-            filled = fill([PlannedFile.upload(file, "", "")], lambda: False)
+            filled = fill([PlannedFile.upload(file.name, file.row, "", "")], "", lambda: False)
             assert [type(error.error) for _, error in filled.failed] == [IntegrityError]
         else:
             with pytest.raises(IntegrityError, match="changed while it was read"):

@@ -84,7 +84,7 @@ def mixed(objects: Mapping[str, ObjectMeta]) -> Found:
     ],
 )
 def test_what_becomes_of_a_local_file(sides: Sides, action: str, reason: str) -> None:
-    planned = decide_put(local(), sides)
+    planned = decide_put("a", local().row, sides)
     assert planned.action == action
     assert reason in planned.reason
     if action == "upload":
@@ -135,7 +135,7 @@ def plan(*files: PlannedFile) -> TransferPlan:
 
 
 def test_a_plan_survives_json_and_pickle() -> None:
-    made = plan(decide_put(local(), Sides()), PlannedFile("b", "skip", 1, "same contents", digest="x"))
+    made = plan(decide_put("a", local().row, Sides()), PlannedFile("b", "skip", 1, "same contents", digest="x"))
     assert TransferPlan.from_json(json.loads(json.dumps(made.to_json()))) == made
     assert pickle.loads(pickle.dumps(made)) == made
     with pytest.raises(InvalidValueError, match="no plan"):
@@ -171,7 +171,7 @@ def test_what_is_the_same_on_both_sides_is_what_would_be_skipped(known_of: Known
     known = Sides(objects, local=digests, remote={objects["a"].key: "x", objects["b"].key: "y", objects["c"].key: "x"})
     same = same_on_both_sides(files, objects, known)
     assert same == {"a": (3, "x")}
-    assert [name for name, file in files.items() if decide_put(file, known).action == "skip"] == [*same]
+    assert [name for name, file in files.items() if decide_put(name, file.row, known).action == "skip"] == [*same]
     wanted = [decide_get(name, meta, files, known) for name, meta in objects.items()]
     assert [file.name for file in wanted if file.action == "skip"] == [*same]
     assert same_on_both_sides(files, objects, Sides(objects, local={"a": ""}, remote={objects["a"].key: ""})) == {}
@@ -240,7 +240,7 @@ def test_many_are_put_like_each(kind: KnownOf, known: tuple[str, ...]) -> None:
         Sides(base=kind({name: stored(name, run="old") for name in known}), local=digests, remote={"old/data/b": "x"}),
     ):
         new, others = decide_puts(files, sides)
-        assert sorted(new + others) == sorted(decide_put(files[name], sides) for name in NAMES)
+        assert sorted(new + others) == sorted(decide_put(name, files.rows[name], sides) for name in NAMES)
         assert [file.name for file in new] == [name for name in NAMES if name not in known]
 
 

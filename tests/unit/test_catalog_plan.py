@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncstore.catalog._local import Identity, LocalFile
+from asyncstore.catalog._local import Identity, LocalFile, LocalFiles
 from asyncstore.catalog._plan import BATCH_BYTES, BATCH_FILES, Decided, PlannedFile, TransferPlan, batches, ranges
 from asyncstore.catalog._tally import Tally, TransferProgress
 from asyncstore.errors import AccessDeniedError, IntegrityError, TransferError
@@ -145,18 +145,25 @@ def test_a_tally_notes_many_at_once() -> None:
 
 def test_an_upload_is_planned_as_by_the_names_of_its_fields() -> None:
     identity = Identity(1, 2, 3, 4, 5)
-    file = LocalFile("name", "/data/name", identity, 0o640, 7)
-    assert PlannedFile.upload(file, "new", "digest") == PlannedFile(
-        "name",
-        "upload",
-        3,
-        "new",
-        digest="digest",
-        path="/data/name",
-        seen=tuple(identity),
-        mode=0o640,
-        seen_ns=7,
-    )
+    here = LocalFile("name", "/elsewhere", identity, 0o640, 7).row
+    file = PlannedFile.upload("name", here, "new", "digest")
+    assert file == PlannedFile("name", "upload", 3, "new", digest="digest", here=here)
+    assert (file.path, file.identity, file.mode, file.seen_ns, file.mtime_ns) == ("/elsewhere", identity, 0o640, 7, 4)
+    assert (file.pack, file.offset) == ("", 0)
+
+
+def test_many_uploads_are_planned_as_one_by_one() -> None:
+    files = LocalFiles("/data/", {name: (1, number, 3, 4, 5, 0o600, 7, "") for number, name in enumerate("abc")})
+    assert PlannedFile.uploads(files, "new") == [
+        PlannedFile.upload(name, row, "new", "") for name, row in files.rows.items()
+    ]
+
+
+def test_what_is_moved_without_a_local_file_has_none() -> None:
+    file = PlannedFile("name", "download", 3, "new")
+    assert (file.path, file.identity, file.mode, file.seen_ns, file.mtime_ns) == ("", None, None, 0, None)
+    packed = file._replace(packed=("pack", 3, 0o600, 9))
+    assert (packed.pack, packed.offset, packed.mode, packed.mtime_ns) == ("pack", 3, 0o600, 9)
 
 
 def test_what_was_decided_becomes_a_plan_by_name() -> None:

@@ -114,7 +114,7 @@ def test_a_base_in_packs_is_of_use_to_packs_only() -> None:
 
 
 def test_plans_come_back_from_json() -> None:
-    file = PlannedFile("a", "download", 1, "", pack="p", offset=3, mtime_ns=4, plain=True)
+    file = PlannedFile("a", "download", 1, "", packed=("p", 3, None, 4), plain=True)
     plan = TransferPlan("put", "run", "data/", "/x", "s3://b/run/data/", (file,), "packed")
     assert TransferPlan.from_json(plan.to_json()) == plan
     assert [part.layout for part in plan.split(2)] == ["packed"]

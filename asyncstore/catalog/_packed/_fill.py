@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from asyncstore._core.memory import room_for
-from asyncstore.catalog._local import READ, is_still, read_file
+from asyncstore.catalog._local import PATH, READ, is_still, read_file
 from asyncstore.catalog._plan import total_bytes
 from asyncstore.catalog._tally import FileError
 from asyncstore.catalog._upload import local_file
@@ -63,11 +63,12 @@ class Filled:
     failed: Sequence[tuple[PlannedFile, FileError]]
 
 
-def fill(files: Sequence[PlannedFile], stop: Stop) -> Filled:
+def fill(files: Sequence[PlannedFile], top: str, stop: Stop) -> Filled:
     """
     Read files, each once, one behind the other, and hash them.
 
-    A file that is not as it was seen, changes, or cannot be read is left out.
+    A file that is not as it was seen, changes, or cannot be read is left out. ``top`` comes before the names of files
+    that have no other path.
 
     Raises:
         ClosedError: ``stop`` said so.
@@ -85,8 +86,8 @@ def fill(files: Sequence[PlannedFile], stop: Stop) -> Filled:
         end = offset + file.size_bytes
         room = buffer[offset : end + 1]
         try:
-            if not _read_fast(file, room):
-                _read_again(file, room)
+            if not _read_fast(file, top, room):
+                _read_again(file, top, room)
         except FileError as error:
             failed.append((file, error))
             continue
@@ -97,27 +98,27 @@ def fill(files: Sequence[PlannedFile], stop: Stop) -> Filled:
     return Filled(buffer[:offset], Stored(landed, offsets, digests), failed)
 
 
-def _read_fast(file: PlannedFile, room: memoryview) -> bool:
+def _read_fast(file: PlannedFile, top: str, room: memoryview) -> bool:
     """Read a file into ``room``, which has a byte more than it; return whether all of the very file that was seen."""
-    seen = file.seen
-    assert seen is not None
+    here = file.here
+    assert here is not None
     try:
-        descriptor = os.open(file.path, READ)
+        descriptor = os.open(here[PATH] or top + file.name, READ)
     except OSError:
         return False
     try:
         # At an offset, as nothing can be taken out of a FIFO so that may have come in its place.
-        return os.preadv(descriptor, (room,), 0) == file.size_bytes and is_still(seen, descriptor)
+        return os.preadv(descriptor, (room,), 0) == file.size_bytes and is_still(here, descriptor)
     except OSError:
         return False
     finally:
         os.close(descriptor)
 
 
-def _read_again(file: PlannedFile, room: memoryview) -> None:
+def _read_again(file: PlannedFile, top: str, room: memoryview) -> None:
     """Do the same with less haste, and say what is wrong."""
     try:
-        room[:-1], _ = read_file(local_file(file))
+        room[:-1], _ = read_file(local_file(file, top))
     except AsyncStoreError as error:
         raise FileError(error) from error
 

@@ -129,21 +129,18 @@ def located(file: PlannedFile, meta: ObjectMeta) -> PlannedFile:
         file.reason,
         digest=meta.metadata[DIGEST_KEY],
         source=meta.key,
-        mode=meta.mode,
-        pack=meta.pack,
-        offset=meta.offset,
-        mtime_ns=meta.mtime_ns,
+        packed=(meta.pack, meta.offset, meta.mode, meta.mtime_ns),
     )
 
 
 def located_all(metas: Mapping[str, PackedMeta], reason: str) -> list[PlannedFile]:
     """Plan to download packed files, given by name, at a fifth of what each alone takes."""
-    found, none = metas.values(), repeat("")
-    columns = ("size_bytes", "key", "mode", "pack", "offset", "mtime_ns")
-    sizes, keys, modes, packs, offsets, times = (map(attrgetter(column), found) for column in columns)
+    found = metas.values()
+    sizes, keys = (map(attrgetter(column), found) for column in ("size_bytes", "key"))
+    at = map(attrgetter("pack", "offset", "mode", "mtime_ns"), found)
     digests = (meta.metadata[DIGEST_KEY] for meta in found)
-    said = (metas, repeat("download"), sizes, repeat(reason), digests, keys, none, none, repeat(None))
-    return list(map(PlannedFile, *said, modes, repeat(0), packs, offsets, times))
+    said = (metas, repeat("download"), sizes, repeat(reason), digests, keys, repeat(""), repeat(None), at)
+    return list(map(PlannedFile, *said))
 
 
 def witness(keys: Iterable[str]) -> None:

@@ -12,7 +12,6 @@ from asyncstore._core.concurrency import shielded
 from asyncstore._core.threads import in_thread
 from asyncstore._core.traffic import charge_up
 from asyncstore.catalog._disk import LocalTurns, mean_bytes
-from asyncstore.catalog._local import MTIME
 from asyncstore.catalog._metadata import DIGEST_KEY
 from asyncstore.catalog._packed._fill import MemoryBody, Stored, fill
 from asyncstore.catalog._packed._index import NO_PACK, Index, encode
@@ -54,13 +53,15 @@ class PackedPut:
         passage: the way to the store.
         place: the folder whose packs and index these are.
         tally: told of each file.
+        top: what comes before the names of local files in their paths.
         prefix: what the planned names begin with, and those in the index do not.
     """
 
-    def __init__(self, passage: Passage, place: Place, tally: Tally, *, prefix: str = "") -> None:
+    def __init__(self, passage: Passage, place: Place, tally: Tally, *, top: str = "", prefix: str = "") -> None:
         self._passage = passage
         self._place = place
         self._tally = tally
+        self._top = top
         self._prefix = prefix
         self._stamp = stamp_of(PROCESS_CLOCK.now())
         self._id = secrets.token_hex(8)
@@ -107,13 +108,14 @@ class PackedPut:
             landed = await self._fill_and_send(turns, number, files, transfer)
         self._note(number, landed)
         if (known := self._passage.lane.known) is not None:
-            await in_thread(known.remember_files, zip(landed.files, landed.digests, strict=True))
+            rows = [file.here for file in landed.files if file.here]
+            await in_thread(known.remember_files, zip(rows, landed.digests, strict=True))
 
     async def _fill_and_send(
         self, turns: LocalTurns, number: int, files: Sequence[PlannedFile], transfer: Transfer
     ) -> Stored:
         """Return what is stored then; failures are in the tally."""
-        filled = await turns.run(partial(fill, files))
+        filled = await turns.run(partial(fill, files, self._top))
         for file, failure in filled.failed:
             with self._tally.failing(file.name):
                 raise failure
@@ -191,7 +193,7 @@ class PackedPut:
             sizes=[file.size_bytes for file in files],
             digests="".join(digest for stored in columns for digest in stored.digests),
             modes=[file.mode for file in files],
-            mtimes_ns=[file.mtime_ns if file.seen is None else file.seen[MTIME] for file in files],
+            mtimes_ns=[file.mtime_ns for file in files],
             empty=sorted(folder_of(self._short(file)) for file in self._empty),
         )
         return encode(index)

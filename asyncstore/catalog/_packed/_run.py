@@ -67,7 +67,7 @@ class PackedMoves:
                 puts.append(PackedPut(self._passage, place, self._tally, prefix=folder))
                 calls.append(partial(puts[-1].run, (), files))
         else:
-            puts.append(PackedPut(self._passage, self._place, self._tally))
+            puts.append(PackedPut(self._passage, self._place, self._tally, top=self._plan.top))
             calls.append(partial(puts[-1].run, self._uploads, packed))
         await all_of(calls, limit=len(calls))
         self.digests |= unpack.digests

@@ -62,7 +62,4 @@ class Unpack:
 
 
 def _metadata(file: PlannedFile) -> dict[str, str]:
-    if is_marker(file.name):
-        return {}
-    seen = None if file.mtime_ns is None else (0, 0, file.size_bytes, file.mtime_ns, 0)
-    return dict(file_metadata(file._replace(seen=seen), file.digest))
+    return {} if is_marker(file.name) else dict(file_metadata(file, file.digest))
