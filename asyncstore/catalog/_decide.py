@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from asyncstore.catalog._found import Found
 from asyncstore.catalog._local import SIZE as FILE_SIZE
+from asyncstore.catalog._packed._meta import DIGEST, described_packed
 from asyncstore.catalog._paths import is_marker, reserved
 from asyncstore.catalog._plan import SAME, PlannedFile
 from asyncstore.objects.listed import ETAG, KEY, SIZE, Listed
@@ -84,10 +85,10 @@ def of_same_size(files: LocalFiles, objects: Mapping[str, ObjectMeta]) -> Doubts
         if there is not None and there[SIZE] == file[FILE_SIZE]:
             names.append(name)
             rows.append(there)
-    others = {name: files.rows.get(name) for name in found.others}
-    alike = [name for name, file in others.items() if file and found.others[name].size_bytes == file[FILE_SIZE]]
-    metas = [found.others[name] for name in alike]
-    return Doubts(files.some(names + alike), [*Listed(rows), *metas] if metas else Listed(rows))
+    packed = {name: there for name, there in found.packed.items() if _has_size(files, name, there[SIZE])}
+    others = {name: there for name, there in found.others.items() if _has_size(files, name, there.size_bytes)}
+    metas = [*described_packed([*packed.values()]), *others.values()]
+    return Doubts(files.some([*names, *packed, *others]), [*Listed(rows), *metas] if metas else Listed(rows))
 
 
 def doubts_of_put(files: LocalFiles, known: Sides) -> Doubts:
@@ -124,11 +125,17 @@ def same_on_both_sides(
         and there[SIZE] == file[FILE_SIZE]
         and remote.get(there[KEY]) == digest
     }
-    for name, meta in found.others.items():
-        file, digest = files.rows.get(name), local.get(name, "")
-        if file and digest and meta.size_bytes == file[FILE_SIZE] and remote.get(meta.key) == digest:
-            same[name] = meta.size_bytes, digest
+    packed = ((name, row[SIZE], row[DIGEST]) for name, row in found.packed.items())
+    others = ((name, meta.size_bytes, remote.get(meta.key)) for name, meta in found.others.items())
+    for name, size_bytes, digest in chain(packed, others):
+        if digest and local.get(name) == digest and _has_size(files, name, size_bytes):
+            same[name] = size_bytes, digest
     return same
+
+
+def _has_size(files: LocalFiles, name: str, size_bytes: int) -> bool:
+    file = files.rows.get(name)
+    return file is not None and file[FILE_SIZE] == size_bytes
 
 
 def decide_put(name: str, file: FileRow, known: Sides) -> PlannedFile:
@@ -160,7 +167,7 @@ def decide_new(names: Sequence[str], objects: Found) -> list[PlannedFile]:
     """Return what :func:`decide_get` does of objects that were listed, and that nothing here has the name of."""
     rows = [objects.rows[name] for name in names]
     sizes, keys, etags = (map(itemgetter(at), rows) for at in (SIZE, KEY, ETAG))
-    return list(map(PlannedFile, names, repeat("download"), sizes, repeat(NEW), repeat(""), keys, etags))
+    return PlannedFile.many(names, "download", sizes, NEW, sources=keys, etags=etags)
 
 
 def decide_get(name: str, meta: ObjectMeta, present: Mapping[str, LocalFile], known: Sides) -> PlannedFile:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from asyncstore.catalog._packed._meta import described_packed
 from asyncstore.objects.base import ObjectMeta
 from asyncstore.objects.listed import described
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from asyncstore.catalog._packed._meta import PackedRow
     from asyncstore.objects.listed import Row
 
 __all__ = ["Found"]
+
+T = TypeVar("T")
 
 
 class Found(Mapping[str, ObjectMeta]):
@@ -23,14 +27,21 @@ class Found(Mapping[str, ObjectMeta]):
 
     Args:
         rows: what was listed, see :class:`asyncstore.objects.listed.Listed`.
-        others: of which more is known than listings tell; none of them is in ``rows``.
+        others: of which more is known than listings tell.
+        packed: what is packed, in plain; no name is in two of these.
     """
 
-    __slots__ = ("others", "rows")
+    __slots__ = ("others", "packed", "rows")
 
-    def __init__(self, rows: dict[str, Row] | None = None, others: Mapping[str, ObjectMeta] | None = None) -> None:
-        self.rows: dict[str, Row] = {} if rows is None else rows
+    def __init__(
+        self,
+        rows: Mapping[str, Row] | None = None,
+        others: Mapping[str, ObjectMeta] | None = None,
+        packed: Mapping[str, PackedRow] | None = None,
+    ) -> None:
+        self.rows: Mapping[str, Row] = {} if rows is None else rows
         self.others: Mapping[str, ObjectMeta] = {} if others is None else others
+        self.packed: Mapping[str, PackedRow] = {} if packed is None else packed
 
     @classmethod
     def of(cls, objects: Mapping[str, ObjectMeta]) -> Found:
@@ -38,40 +49,69 @@ class Found(Mapping[str, ObjectMeta]):
         return objects if isinstance(objects, Found) else cls(None, objects)
 
     def __repr__(self) -> str:
-        return f"<Found {len(self.rows)} listed, {len(self.others)} others>"
+        return f"<Found {len(self.rows)} listed, {len(self.others)} others, {len(self.packed)} packed>"
 
     def __getitem__(self, name: str) -> ObjectMeta:
-        row = self.rows.get(name)
-        return self.others[name] if row is None else ObjectMeta(*row)
+        found = self.get(name)
+        if found is None:
+            raise KeyError(name)
+        return found
 
     def get(self, name: str, default: Any = None) -> ObjectMeta | Any:
         """Return the object of that name; what a mapping does by itself takes ten times as long where there is none."""
         row = self.rows.get(name)
-        return self.others.get(name, default) if row is None else ObjectMeta(*row)
+        if row is not None:
+            return ObjectMeta(*row)
+        packed = self.packed.get(name)
+        return self.others.get(name, default) if packed is None else described_packed([packed])[0]
 
     def __contains__(self, name: object) -> bool:
-        return name in self.rows or name in self.others
+        return name in self.rows or name in self.others or name in self.packed
 
     def __iter__(self) -> Iterator[str]:
-        return itertools.chain(self.rows, self.others)
+        return itertools.chain(self.rows, self.others, self.packed)
 
     def __len__(self) -> int:
-        return len(self.rows) + len(self.others)
+        return len(self.rows) + len(self.others) + len(self.packed)
 
     def __or__(self, others: Mapping[str, ObjectMeta]) -> Found:
         """Return these objects and others, which count where a name is in both."""
         if not others:
             return self
-        rows = self.rows
-        if not rows.keys().isdisjoint(others):
-            rows = {name: row for name, row in rows.items() if name not in others}
-        return Found(rows, {**self.others, **others})
+        more = Found.of(others)
+        return Found(
+            _joined(self.rows, more, more.rows),
+            _joined(self.others, more, more.others),
+            _joined(self.packed, more, more.packed),
+        )
+
+    def beside(self, packed: Mapping[str, PackedRow]) -> Found:
+        """Return these objects, of which none is packed, and what is packed and has no object of its name."""
+        return Found(self.rows, self.others, _without(packed, self))
 
     def as_dict(self) -> dict[str, ObjectMeta]:
         """Return all objects, for those who look at each of them: what ``dict`` would take three times as long for."""
-        return {**dict(zip(self.rows, described([*self.rows.values()]), strict=True)), **self.others}
+        listed, packed = described([*self.rows.values()]), described_packed([*self.packed.values()])
+        return {
+            **dict(zip(self.rows, listed, strict=True)),
+            **self.others,
+            **dict(zip(self.packed, packed, strict=True)),
+        }
 
     def only(self, wanted: Callable[[str], object]) -> Found:
         """Return those whose names ``wanted`` says yes to."""
-        rows = {name: row for name, row in self.rows.items() if wanted(name)}
-        return Found(rows, {name: meta for name, meta in self.others.items() if wanted(name)})
+        return Found(
+            {name: row for name, row in self.rows.items() if wanted(name)},
+            {name: meta for name, meta in self.others.items() if wanted(name)},
+            {name: row for name, row in self.packed.items() if wanted(name)},
+        )
+
+
+def _without(found: Mapping[str, T], names: Found) -> Mapping[str, T]:
+    return found if found.keys().isdisjoint(names) else {name: one for name, one in found.items() if name not in names}
+
+
+def _joined(found: Mapping[str, T], names: Found, more: Mapping[str, T]) -> Mapping[str, T]:
+    """Return what was found without those names, and more."""
+    rest = _without(found, names)
+    return {**rest, **more} if more else rest

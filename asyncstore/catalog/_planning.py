@@ -27,7 +27,7 @@ from asyncstore.catalog._land import look
 from asyncstore.catalog._local import LocalFiles
 from asyncstore.catalog._packed._decide import settled, usable_base
 from asyncstore.catalog._packed._find import files_of
-from asyncstore.catalog._packed._meta import PackedMeta, located, located_all
+from asyncstore.catalog._packed._meta import located, located_all
 from asyncstore.catalog._pairs import pair_of
 from asyncstore.catalog._paths import RESERVED, Place, check_names, folder_of, is_marker, marker, refusals, reserved
 from asyncstore.catalog._plan import Decided, Kind, Layout, PlannedFile, TransferPlan
@@ -221,19 +221,19 @@ def _decided_gets(
 ) -> builtins.list[PlannedFile]:
     """Return what is to become of many objects; mostly there are many that are new here, of which little is to say."""
     listed: list[str] = []
-    packed: dict[str, PackedMeta] = {}
+    packed: list[str] = []
     others: list[str] = []
     for name in names:
         if name in present.rows or is_marker(name):
             others.append(name)
         elif name in objects.rows:
             listed.append(name)
-        elif type(meta := objects.others[name]) is PackedMeta:
-            packed[name] = meta
+        elif name in objects.packed:
+            packed.append(name)
         else:
             others.append(name)
     decided = [_decided_get(name, objects[name], present, sides, root) for name in others]
-    return decided + decide_new(listed, objects) + located_all(packed, NEW)
+    return decided + decide_new(listed, objects) + located_all(packed, objects.packed, NEW)
 
 
 def _decided_get(name: str, meta: ObjectMeta, present: LocalFiles, sides: Sides, root: str) -> PlannedFile:

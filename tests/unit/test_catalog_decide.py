@@ -23,7 +23,6 @@ from asyncstore.catalog._decide import (
 )
 from asyncstore.catalog._found import Found
 from asyncstore.catalog._local import Identity, LocalFile, LocalFiles
-from asyncstore.catalog._metadata import DIGEST_KEY
 from asyncstore.catalog._packed._meta import PackedMeta, located, located_all
 from asyncstore.catalog._plan import PlannedFile
 from asyncstore.errors import InvalidValueError
@@ -32,6 +31,8 @@ from asyncstore.objects.listed import Listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from asyncstore.catalog._packed._meta import PackedRow
 
 KnownOf: TypeAlias = "Callable[[Mapping[str, ObjectMeta]], Mapping[str, ObjectMeta]]"
 
@@ -57,6 +58,21 @@ def listed(objects: Mapping[str, ObjectMeta]) -> Found:
 def mixed(objects: Mapping[str, ObjectMeta]) -> Found:
     names = list(objects)
     return listed({name: objects[name] for name in names[::2]}) | {name: objects[name] for name in names[1::2]}
+
+
+def packed(objects: Mapping[str, ObjectMeta], digests: Mapping[str, str] | None = None) -> Found:
+    """Return objects as packed ones."""
+    rows: dict[str, PackedRow] = {
+        name: (
+            meta.key,
+            meta.size_bytes,
+            (digests or {}).get(meta.key, ""),
+            NOW,
+            (f"pack-{at}", 7 * at, 0o600 + at, 99),
+        )
+        for at, (name, meta) in enumerate(objects.items())
+    }
+    return Found(packed=rows)
 
 
 # Putting.
@@ -162,7 +178,11 @@ def test_a_plan_is_summed_up() -> None:
     assert made.moved_bytes == 6
 
 
-@pytest.mark.parametrize("known_of", [dict, listed, mixed])
+def packed_with_digests(objects: Mapping[str, ObjectMeta]) -> Found:
+    return packed(objects, {"run/data/a": "x", "run/data/b": "y", "run/data/c": "x"})
+
+
+@pytest.mark.parametrize("known_of", [dict, listed, mixed, packed_with_digests])
 def test_what_is_the_same_on_both_sides_is_what_would_be_skipped(known_of: KnownOf) -> None:
     described = {name: stored(name, size=size) for name, size in (("a", 3), ("b", 3), ("c", 4), ("d", 3))}
     objects = known_of(described)
@@ -177,7 +197,7 @@ def test_what_is_the_same_on_both_sides_is_what_would_be_skipped(known_of: Known
     assert same_on_both_sides(files, objects, Sides(objects, local={"a": ""}, remote={objects["a"].key: ""})) == {}
 
 
-@pytest.mark.parametrize("known_of", [dict, listed, mixed])
+@pytest.mark.parametrize("known_of", [dict, listed, mixed, packed])
 def test_doubts_are_the_same_with_and_without_a_base(known_of: KnownOf) -> None:
     files = locals_of("same", "alike", "new", larger=9)
     existing = known_of({name: stored(name) for name in ("alike", "larger", "gone", "same")})
@@ -200,6 +220,28 @@ def test_objects_by_name_are_the_same_whether_they_were_listed_or_described() ->
         more = {"a": stored("a", 9), "x": stored("x")}
         assert {**(found | more)} == described | more
         assert {**(found | {})} == described
+
+
+def test_packed_files_by_name_are_described_when_they_are_asked_for() -> None:
+    alone = listed({name: stored(name) for name in "ab"})
+    rows = packed({name: stored(name, 4) for name in "bcd"}).packed
+    found = alone.beside(rows)
+    assert {name: (meta.size_bytes, type(meta)) for name, meta in found.items()} == {
+        "a": (3, ObjectMeta),
+        "b": (3, ObjectMeta),
+        "c": (4, PackedMeta),
+        "d": (4, PackedMeta),
+    }
+    assert {**found} == found.as_dict()
+    assert (len(found), "c" in found, "x" in found, found.get("x")) == (4, True, False, None)
+    with pytest.raises(KeyError):
+        found["x"]
+    assert [*found.only(lambda name: name in "bc")] == ["b", "c"]
+    assert [*found.only(lambda name: name in "bc").packed] == ["c"]
+    joined = found | {"c": stored("c", 9)}
+    assert {name: meta.size_bytes for name, meta in joined.items()} == {"a": 3, "b": 3, "c": 9, "d": 4}
+    again = joined | Found(packed=rows)
+    assert {name: meta.size_bytes for name, meta in again.items()} == {"a": 3, "b": 4, "c": 4, "d": 4}
 
 
 def test_listed_objects_are_a_sequence_of_described_ones() -> None:
@@ -227,7 +269,7 @@ def test_local_files_are_what_was_put_in() -> None:
 NAMES = ("a", "b", "c/d", "linked")
 
 
-@pytest.mark.parametrize("kind", [dict, listed, mixed])
+@pytest.mark.parametrize("kind", [dict, listed, mixed, packed])
 @pytest.mark.parametrize("known", [(), ("b",), NAMES])
 def test_many_are_put_like_each(kind: KnownOf, known: tuple[str, ...]) -> None:
     files = LocalFiles.of([*map(local, NAMES[:-1]), local("linked")._replace(path="/data/elsewhere")])
@@ -252,12 +294,7 @@ def test_many_are_got_like_each() -> None:
 
 
 def test_many_come_out_of_packs_like_each() -> None:
-    metas = {
-        name: PackedMeta(
-            name, size, "", NOW, {DIGEST_KEY: f"digest-{size}"}, f"pack-{size}", 7 * size, 0o600 + size, 99
-        )
-        for size, name in enumerate(NAMES)
-    }
-    each = [located(decide_get(name, meta, LocalFiles(), Sides()), meta) for name, meta in metas.items()]
-    assert located_all(metas, NEW) == each
+    objects = packed({name: stored(name, size) for size, name in enumerate(NAMES)})
+    each = [located(decide_get(name, meta, LocalFiles(), Sides()), meta) for name, meta in objects.items()]
+    assert located_all(NAMES, objects.packed, NEW) == each
     assert {file.pack for file in each} == {"pack-0", "pack-1", "pack-2", "pack-3"}

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncstore.catalog._found import Found
 from asyncstore.catalog._packed._decide import goes_packed, settled, usable_base
 from asyncstore.catalog._packed._meta import PackedMeta
 from asyncstore.catalog._packed._shares import PACKED_BYTES, packs_of, pieces
@@ -108,7 +109,8 @@ def test_a_copy_out_of_a_pack_says_where_from() -> None:
 
 
 def test_a_base_in_packs_is_of_use_to_packs_only() -> None:
-    base = {"a": packed("a"), "b": packed("b"), "c": alone("c")}
+    rows = {name: (name, 1, DIGESTS[0], NOW, ("p.pack", 7, 0o600, 9)) for name in ("a", "b")}
+    base = Found(None, {"c": alone("c")}, rows)
     assert set(usable_base(base, {}, "plain")) == {"c"}
     assert set(usable_base(base, {"b": alone("b")}, "packed")) == {"a", "c"}
 

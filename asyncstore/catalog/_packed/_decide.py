@@ -23,13 +23,11 @@ def usable_base(
     base: Mapping[str, ObjectMeta], existing: Mapping[str, ObjectMeta], layout: Layout
 ) -> Mapping[str, ObjectMeta]:
     """Return what may be copied of a base run: a file in a pack only into a pack."""
-    if not any(type(meta) is PackedMeta for meta in Found.of(base).others.values()):
+    found = Found.of(base)
+    if not found.packed:
         return base
-    return {
-        name: meta
-        for name, meta in base.items()
-        if type(meta) is not PackedMeta or (layout == "packed" and not _is_alone(existing.get(name)))
-    }
+    packing = layout == "packed"
+    return found.only(lambda name: name not in found.packed or (packing and not _is_alone(existing.get(name))))
 
 
 def settled(

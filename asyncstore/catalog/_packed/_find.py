@@ -19,7 +19,7 @@ from asyncstore._core.threads import in_thread
 from asyncstore._core.traffic import charge_down
 from asyncstore.catalog._found import Found
 from asyncstore.catalog._packed._index import decode
-from asyncstore.catalog._packed._meta import FoundIndex, merged, witness
+from asyncstore.catalog._packed._meta import FoundIndex, described_packed, merged, witness
 from asyncstore.catalog._packed._names import PACKS, folders_down_to, in_uploads, is_own, parse
 from asyncstore.catalog._paths import RESERVED, folder_of, is_marker, reserved
 from asyncstore.errors import NotFoundError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
     from asyncstore.catalog._lane import Lane
-    from asyncstore.catalog._packed._meta import PackedMeta
+    from asyncstore.catalog._packed._meta import PackedRow
     from asyncstore.catalog._paths import Place
     from asyncstore.objects.base import Listing
 
@@ -66,7 +66,7 @@ async def find_named(
     asked = set(names)
     # Empty folders are of interest, too, and nobody can ask for these by name.
     packed = await _read(lane, place, indices, lambda name: name in asked or is_marker(name))
-    return Found.of({**packed, **found})
+    return Found.of(found).beside(packed)
 
 
 async def find_listed(
@@ -88,16 +88,16 @@ async def find_listed(
     if f"{place.root}{folder}{RESERVED}/" in listed.folders:
         indices += await list_indices(lane, _run_root(place), [place.folder + folder])
     packed = await _read(lane, place, indices)
-    found = _beside(alone, packed)
+    found = alone.beside(packed)
     if look == "needed" and far and not found:
-        found = Found.of(await _read(lane, place, await list_indices(lane, _run_root(place), far)))
+        found = Found(packed=await _read(lane, place, await list_indices(lane, _run_root(place), far)))
     return found | _folders(place, listed.folders)
 
 
 async def files_of(lane: Lane, place: Place, listed: Sequence[ObjectMeta]) -> Found:
     """Return, by name, the objects of a listing and what the indices in it say is packed."""
     alone, indices = await in_thread(_by_name, place, listed)
-    return _beside(alone, await _read(lane, place, indices))
+    return alone.beside(await _read(lane, place, indices))
 
 
 async def pages_with_packed(
@@ -112,9 +112,9 @@ async def pages_with_packed(
         alone.update(meta.key for meta in others)
         yield others
     packed = await _read(lane, place, indices)
-    found = [meta for name, meta in packed.items() if meta.key not in alone and not reserved(name)]
+    found = [row for name, row in packed.items() if row[KEY] not in alone and not reserved(name)]
     for start in range(0, len(found), PAGE):
-        yield found[start : start + PAGE]
+        yield described_packed(found[start : start + PAGE])
 
 
 async def list_indices(lane: Lane, run_root: str, folders: Iterable[str]) -> list[ObjectMeta]:
@@ -156,7 +156,7 @@ async def _list_on_the_way(lane: Lane, place: Place, names: Iterable[str]) -> li
 
 async def _read(
     lane: Lane, place: Place, metas: Sequence[ObjectMeta], wanted: Callable[[str], bool] | None = None
-) -> dict[str, PackedMeta]:
+) -> dict[str, PackedRow]:
     start = len(_run_root(place))
     ours = [meta for meta in metas if not in_uploads(meta.key[start:].rpartition(PACKS)[0])]
     if not ours:
@@ -203,11 +203,6 @@ def _by_name(place: Place, metas: Sequence[ObjectMeta]) -> tuple[Found, list[Obj
         }
         indices = [metas[index] for index, key in enumerate(keys) if PACKS in key and is_index(key)]
     return Found(files) if isinstance(metas, Listed) else Found(None, files), indices
-
-
-def _beside(alone: Found, packed: Mapping[str, PackedMeta]) -> Found:
-    """Return objects with what is packed and has no object of its name."""
-    return alone | {name: meta for name, meta in packed.items() if name not in alone}
 
 
 def _folders(place: Place, folders: Iterable[str]) -> dict[str, ObjectMeta]:

@@ -5,26 +5,48 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import repeat
-from operator import attrgetter, itemgetter
-from typing import TYPE_CHECKING, Any
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from asyncstore._core.clock import PROCESS_CLOCK
 from asyncstore._core.instances import instances
 from asyncstore.catalog._metadata import DIGEST_KEY
-from asyncstore.catalog._packed._index import NO_PACK, Entry
+from asyncstore.catalog._packed._index import NO_PACK
 from asyncstore.catalog._packed._names import PACKS, parse, time_of
 from asyncstore.catalog._paths import RESERVED, marker
 from asyncstore.catalog._plan import PlannedFile
 from asyncstore.objects.base import ObjectMeta
+from asyncstore.objects.listed import KEY, SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from asyncstore.catalog._packed._index import Index
     from asyncstore.catalog._paths import Place
+    from asyncstore.catalog._plan import PackedAt
 
-__all__ = ["FoundIndex", "PackedMeta", "located", "located_all", "merged", "witness"]
+__all__ = [
+    "DIGEST",
+    "FoundIndex",
+    "PackedMeta",
+    "PackedRow",
+    "described_packed",
+    "located",
+    "located_all",
+    "merged",
+    "witness",
+]
+
+PackedRow: TypeAlias = "tuple[str, int, str, datetime, PackedAt]"
+"""
+A packed file in plain, as there may be very many (see :mod:`asyncstore.objects.listed`).
+
+That is key and size in bytes, as of any object, SHA-256 in hex, when it was put, and where it is.
+"""
+
+DIGEST: Final = 2
+_AT: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +87,6 @@ class _Digest(Mapping[str, str]):
         return 1
 
 
-_COLUMNS = ("key", "size_bytes", "modified_at", "metadata", "pack", "offset", "mode", "mtime_ns")
-
-
 @dataclass(frozen=True, slots=True)
 class FoundIndex:
     """An index and where it lies."""
@@ -78,7 +97,7 @@ class FoundIndex:
 
 def merged(
     place: Place, found: Iterable[FoundIndex], wanted: Callable[[str], bool] | None = None
-) -> dict[str, PackedMeta]:
+) -> dict[str, PackedRow]:
     """
     Return packed files by name, relative to the place; of several with one name, that of the latest index.
 
@@ -87,7 +106,7 @@ def merged(
         found: the indices, each in the place, above it or below it.
         wanted: tells which names are; all if ``None``.
     """
-    files: dict[str, tuple[Any, ...]] = {}
+    files: dict[str, PackedRow] = {}
     keyed = [(key, one) for one in found if (key := parse(one.meta.key)) is not None]
     for key, one in sorted(keyed, key=lambda pair: pair[0][:2], reverse=True):
         inside, below = key.folder.startswith(place.root), place.root.startswith(key.folder)
@@ -96,7 +115,8 @@ def merged(
         prefix, cut = (key.folder[len(place.root) :], "") if inside else ("", place.root[len(key.folder) :])
         # Behind them, where NO_PACK points to, is the index itself.
         packs = [*(f"{key.folder}{PACKS}{pack}" for pack in one.index.packs), one.meta.key]
-        for name, number, offset, size_bytes, digest, mode, mtime_ns in _rows(one.index):
+        put_at = one.meta.modified_at
+        for name, size_bytes, digest, at in _rows(one.index, packs):
             if not name.startswith(cut):
                 continue
             if prefix or cut:
@@ -105,17 +125,36 @@ def merged(
                     # The place itself was empty, seen from above.
                     continue
             if name not in files and (wanted is None or wanted(name)):
-                place_key, put_at = place.root + name, one.meta.modified_at
-                files[name] = place_key, size_bytes, put_at, _Digest(digest), packs[number], offset, mode, mtime_ns
-    columns = {column: map(itemgetter(at), files.values()) for at, column in enumerate(_COLUMNS)}
-    metas = instances(PackedMeta, len(files), {**columns, "etag": repeat("")})
-    return dict(zip(files, metas, strict=True))
+                files[name] = place.root + name, size_bytes, digest, put_at, at
+    return files
 
 
-def _rows(index: Index) -> Iterator[tuple[Any, ...]]:
-    yield from index.rows()
+def described_packed(rows: Sequence[PackedRow]) -> list[PackedMeta]:
+    """Return the packed files of rows, all at once."""
+    if not rows:
+        return []
+    keys, sizes, digests, times, places = zip(*rows, strict=True)
+    packs, offsets, modes, mtimes_ns = zip(*places, strict=True)
+    slots = {
+        "key": keys,
+        "size_bytes": sizes,
+        "etag": repeat(""),
+        "modified_at": times,
+        "metadata": map(_Digest, digests),
+        "pack": packs,
+        "offset": offsets,
+        "mode": modes,
+        "mtime_ns": mtimes_ns,
+    }
+    return instances(PackedMeta, len(rows), slots)
+
+
+def _rows(index: Index, packs: Sequence[str]) -> Iterator[tuple[str, int, str, PackedAt]]:
+    """Yield name, size, SHA-256 and place of what an index tells of."""
+    for name, number, offset, size_bytes, digest, mode, mtime_ns in index.rows():
+        yield name, size_bytes, digest, (packs[number], offset, mode, mtime_ns)
     for folder in index.empty:
-        yield Entry(marker(folder), NO_PACK, 0, 0, "")
+        yield marker(folder), 0, "", (packs[NO_PACK], 0, None, None)
 
 
 def located(file: PlannedFile, meta: ObjectMeta) -> PlannedFile:
@@ -133,14 +172,11 @@ def located(file: PlannedFile, meta: ObjectMeta) -> PlannedFile:
     )
 
 
-def located_all(metas: Mapping[str, PackedMeta], reason: str) -> list[PlannedFile]:
-    """Plan to download packed files, given by name, at a fifth of what each alone takes."""
-    found = metas.values()
-    sizes, keys = (map(attrgetter(column), found) for column in ("size_bytes", "key"))
-    at = map(attrgetter("pack", "offset", "mode", "mtime_ns"), found)
-    digests = (meta.metadata[DIGEST_KEY] for meta in found)
-    said = (metas, repeat("download"), sizes, repeat(reason), digests, keys, repeat(""), repeat(None), at)
-    return list(map(PlannedFile, *said))
+def located_all(names: Sequence[str], packed: Mapping[str, PackedRow], reason: str) -> list[PlannedFile]:
+    """Plan to download packed files, at a fraction of what each alone takes."""
+    rows = [packed[name] for name in names]
+    keys, sizes, digests, places = (map(itemgetter(at), rows) for at in (KEY, SIZE, DIGEST, _AT))
+    return PlannedFile.many(names, "download", sizes, reason, digests=digests, sources=keys, packed=places)
 
 
 def witness(keys: Iterable[str]) -> None:
