@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from asyncstore.catalog._found import Found
 from asyncstore.catalog._local import SIZE as FILE_SIZE
-from asyncstore.catalog._packed._meta import DIGEST, described_packed
+from asyncstore.catalog._packed._meta import DIGEST
+from asyncstore.catalog._packed._meta import SIZE as PACKED_SIZE
 from asyncstore.catalog._paths import is_marker, reserved
 from asyncstore.catalog._plan import SAME, PlannedFile
 from asyncstore.objects.listed import ETAG, KEY, SIZE, Listed
@@ -85,9 +86,9 @@ def of_same_size(files: LocalFiles, objects: Mapping[str, ObjectMeta]) -> Doubts
         if there is not None and there[SIZE] == file[FILE_SIZE]:
             names.append(name)
             rows.append(there)
-    packed = {name: there for name, there in found.packed.items() if _has_size(files, name, there[SIZE])}
+    packed = [name for name, row in found.packed.rows.items() if _has_size(files, name, row[PACKED_SIZE])]
     others = {name: there for name, there in found.others.items() if _has_size(files, name, there.size_bytes)}
-    metas = [*described_packed([*packed.values()]), *others.values()]
+    metas = [*found.packed.described(packed), *others.values()]
     return Doubts(files.some([*names, *packed, *others]), [*Listed(rows), *metas] if metas else Listed(rows))
 
 
@@ -125,7 +126,7 @@ def same_on_both_sides(
         and there[SIZE] == file[FILE_SIZE]
         and remote.get(there[KEY]) == digest
     }
-    packed = ((name, row[SIZE], row[DIGEST]) for name, row in found.packed.items())
+    packed = ((name, row[PACKED_SIZE], row[DIGEST]) for name, row in found.packed.rows.items())
     others = ((name, meta.size_bytes, remote.get(meta.key)) for name, meta in found.others.items())
     for name, size_bytes, digest in chain(packed, others):
         if digest and local.get(name) == digest and _has_size(files, name, size_bytes):

@@ -6,14 +6,13 @@ import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from asyncstore.catalog._packed._meta import described_packed
+from asyncstore.catalog._packed._meta import PackedFiles
 from asyncstore.objects.base import ObjectMeta
 from asyncstore.objects.listed import described
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from asyncstore.catalog._packed._meta import PackedRow
     from asyncstore.objects.listed import Row
 
 __all__ = ["Found"]
@@ -28,7 +27,7 @@ class Found(Mapping[str, ObjectMeta]):
     Args:
         rows: what was listed, see :class:`asyncstore.objects.listed.Listed`.
         others: of which more is known than listings tell.
-        packed: what is packed, in plain; no name is in two of these.
+        packed: what is packed; no name is in two of these.
     """
 
     __slots__ = ("others", "packed", "rows")
@@ -37,11 +36,11 @@ class Found(Mapping[str, ObjectMeta]):
         self,
         rows: Mapping[str, Row] | None = None,
         others: Mapping[str, ObjectMeta] | None = None,
-        packed: Mapping[str, PackedRow] | None = None,
+        packed: PackedFiles | None = None,
     ) -> None:
         self.rows: Mapping[str, Row] = {} if rows is None else rows
         self.others: Mapping[str, ObjectMeta] = {} if others is None else others
-        self.packed: Mapping[str, PackedRow] = {} if packed is None else packed
+        self.packed = PackedFiles() if packed is None else packed
 
     @classmethod
     def of(cls, objects: Mapping[str, ObjectMeta]) -> Found:
@@ -62,8 +61,7 @@ class Found(Mapping[str, ObjectMeta]):
         row = self.rows.get(name)
         if row is not None:
             return ObjectMeta(*row)
-        packed = self.packed.get(name)
-        return self.others.get(name, default) if packed is None else described_packed([packed])[0]
+        return self.packed[name] if name in self.packed else self.others.get(name, default)
 
     def __contains__(self, name: object) -> bool:
         return name in self.rows or name in self.others or name in self.packed
@@ -82,16 +80,16 @@ class Found(Mapping[str, ObjectMeta]):
         return Found(
             _joined(self.rows, more, more.rows),
             _joined(self.others, more, more.others),
-            _joined(self.packed, more, more.packed),
+            PackedFiles(more.packed.root or self.packed.root, _joined(self.packed.rows, more, more.packed.rows)),
         )
 
-    def beside(self, packed: Mapping[str, PackedRow]) -> Found:
+    def beside(self, packed: PackedFiles) -> Found:
         """Return these objects, of which none is packed, and what is packed and has no object of its name."""
-        return Found(self.rows, self.others, _without(packed, self))
+        return Found(self.rows, self.others, packed.without(self))
 
     def as_dict(self) -> dict[str, ObjectMeta]:
         """Return all objects, for those who look at each of them: what ``dict`` would take three times as long for."""
-        listed, packed = described([*self.rows.values()]), described_packed([*self.packed.values()])
+        listed, packed = described([*self.rows.values()]), self.packed.described(self.packed)
         return {
             **dict(zip(self.rows, listed, strict=True)),
             **self.others,
@@ -103,15 +101,12 @@ class Found(Mapping[str, ObjectMeta]):
         return Found(
             {name: row for name, row in self.rows.items() if wanted(name)},
             {name: meta for name, meta in self.others.items() if wanted(name)},
-            {name: row for name, row in self.packed.items() if wanted(name)},
+            self.packed.only(wanted),
         )
-
-
-def _without(found: Mapping[str, T], names: Found) -> Mapping[str, T]:
-    return found if found.keys().isdisjoint(names) else {name: one for name, one in found.items() if name not in names}
 
 
 def _joined(found: Mapping[str, T], names: Found, more: Mapping[str, T]) -> Mapping[str, T]:
     """Return what was found without those names, and more."""
-    rest = _without(found, names)
-    return {**rest, **more} if more else rest
+    if not found.keys().isdisjoint(names):
+        found = {name: one for name, one in found.items() if name not in names}
+    return {**found, **more} if more else found

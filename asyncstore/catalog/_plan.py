@@ -73,7 +73,7 @@ class PlannedFile(NamedTuple):
     digest: str = ""
     """SHA-256 in hex, where it is known already."""
     source: str = ""
-    """Key of the object that is downloaded or copied."""
+    """Key of the object that is downloaded or copied; empty if that is in a pack."""
     etag: str = ""
     """Of that object."""
     here: LocalRow | None = None

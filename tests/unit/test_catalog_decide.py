@@ -23,7 +23,7 @@ from asyncstore.catalog._decide import (
 )
 from asyncstore.catalog._found import Found
 from asyncstore.catalog._local import Identity, LocalFile, LocalFiles
-from asyncstore.catalog._packed._meta import PackedMeta, located, located_all
+from asyncstore.catalog._packed._meta import PackedFiles, PackedMeta, located, located_all
 from asyncstore.catalog._plan import PlannedFile
 from asyncstore.errors import InvalidValueError
 from asyncstore.objects.base import ObjectMeta
@@ -63,16 +63,11 @@ def mixed(objects: Mapping[str, ObjectMeta]) -> Found:
 def packed(objects: Mapping[str, ObjectMeta], digests: Mapping[str, str] | None = None) -> Found:
     """Return objects as packed ones."""
     rows: dict[str, PackedRow] = {
-        name: (
-            meta.key,
-            meta.size_bytes,
-            (digests or {}).get(meta.key, ""),
-            NOW,
-            (f"pack-{at}", 7 * at, 0o600 + at, 99),
-        )
+        name: (meta.size_bytes, (digests or {}).get(name, ""), NOW, (f"pack-{at}", 7 * at, 0o600 + at, 99))
         for at, (name, meta) in enumerate(objects.items())
     }
-    return Found(packed=rows)
+    root = next((meta.key.removesuffix(name) for name, meta in objects.items()), "")
+    return Found(packed=PackedFiles(root, rows))
 
 
 # Putting.
@@ -179,7 +174,7 @@ def test_a_plan_is_summed_up() -> None:
 
 
 def packed_with_digests(objects: Mapping[str, ObjectMeta]) -> Found:
-    return packed(objects, {"run/data/a": "x", "run/data/b": "y", "run/data/c": "x"})
+    return packed(objects, {"a": "x", "b": "y", "c": "x"})
 
 
 @pytest.mark.parametrize("known_of", [dict, listed, mixed, packed_with_digests])
@@ -224,8 +219,8 @@ def test_objects_by_name_are_the_same_whether_they_were_listed_or_described() ->
 
 def test_packed_files_by_name_are_described_when_they_are_asked_for() -> None:
     alone = listed({name: stored(name) for name in "ab"})
-    rows = packed({name: stored(name, 4) for name in "bcd"}).packed
-    found = alone.beside(rows)
+    files = packed({name: stored(name, 4) for name in "bcd"}).packed
+    found = alone.beside(files)
     assert {name: (meta.size_bytes, type(meta)) for name, meta in found.items()} == {
         "a": (3, ObjectMeta),
         "b": (3, ObjectMeta),
@@ -238,9 +233,10 @@ def test_packed_files_by_name_are_described_when_they_are_asked_for() -> None:
         found["x"]
     assert [*found.only(lambda name: name in "bc")] == ["b", "c"]
     assert [*found.only(lambda name: name in "bc").packed] == ["c"]
+    assert (found["c"].key, files["c"].pack, "b" in files, len(files)) == ("run/data/c", "pack-1", True, 3)
     joined = found | {"c": stored("c", 9)}
     assert {name: meta.size_bytes for name, meta in joined.items()} == {"a": 3, "b": 3, "c": 9, "d": 4}
-    again = joined | Found(packed=rows)
+    again = joined | Found(packed=files)
     assert {name: meta.size_bytes for name, meta in again.items()} == {"a": 3, "b": 4, "c": 4, "d": 4}
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from asyncstore.catalog._found import Found
 from asyncstore.catalog._packed._index import NO_PACK, Entry, Index, decode, encode
 from asyncstore.catalog._packed._meta import DIGEST, FoundIndex, PackedMeta, merged
 from asyncstore.catalog._packed._names import folders_down_to, index_name, pack_name, parse, stamp_of, time_of
@@ -184,7 +183,7 @@ def test_the_latest_index_counts_and_of_two_with_one_stamp_the_greater_id() -> N
     ]
     for order in (found_ones, found_ones[::-1]):
         files = merged(place, order)
-        assert {name: row[DIGEST] for name, row in files.items()} == {
+        assert {name: row[DIGEST] for name, row in files.rows.items()} == {
             "a": DIGESTS[2],
             "b": DIGESTS[3],
             "c": DIGESTS[1],
@@ -203,18 +202,16 @@ def test_names_are_relative_to_where_one_looks() -> None:
         "data/hollow/.asyncstore",
         "data/.asyncstore",
     }
-    files = Found(packed=merged(Place.of("team/", "run", "data/"), ones))
+    files = merged(Place.of("team/", "run", "data/"), ones)
     assert set(files) == {"sub/a", "sub/c", "hollow/.asyncstore"}
     assert files["sub/a"].key == "team/run/data/sub/a"
-    packs = {name: meta.pack for name, meta in files.items() if isinstance(meta, PackedMeta)}
-    assert packs["sub/a"] == "team/run/.asyncstore/packs/a.pack"
-    assert packs["sub/c"] == "team/run/data/sub/.asyncstore/packs/a.pack"
+    assert files["sub/a"].pack == "team/run/.asyncstore/packs/a.pack"
+    assert files["sub/c"].pack == "team/run/data/sub/.asyncstore/packs/a.pack"
     assert set(merged(Place.of("team/", "run", "data/"), ones, {"sub/c"}.__contains__)) == {"sub/c"}
 
 
 def test_a_packed_file_is_described_as_an_object_would_be() -> None:
-    rows = merged(Place.of("", "run"), [found("run/", "20261121T000000000001Z", index("a"))])
-    [meta] = Found(packed=rows).values()
+    [meta] = merged(Place.of("", "run"), [found("run/", "20261121T000000000001Z", index("a"))]).values()
     assert type(meta) is PackedMeta
     assert (meta.key, meta.size_bytes, meta.metadata, meta.mode, meta.mtime_ns) == (
         "run/a",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from asyncstore.catalog._found import Found
 from asyncstore.catalog._packed._decide import goes_packed, settled, usable_base
-from asyncstore.catalog._packed._meta import PackedMeta
+from asyncstore.catalog._packed._meta import PackedFiles, PackedMeta
 from asyncstore.catalog._packed._shares import PACKED_BYTES, packs_of, pieces
 from asyncstore.catalog._plan import PlannedFile, TransferPlan
 from asyncstore.objects.base import ObjectMeta
@@ -30,8 +30,13 @@ def alone(key: str) -> ObjectMeta:
     return ObjectMeta(key, 1, '"e"', NOW)
 
 
-def packed(key: str) -> PackedMeta:
-    return PackedMeta(key, 1, "", NOW, {"sha256": DIGESTS[0]}, "run/.asyncstore/packs/p.pack", 7, 0o600, 9)
+def packed_files(*names: str) -> PackedFiles:
+    at = ("run/.asyncstore/packs/p.pack", 7, 0o600, 9)
+    return PackedFiles("run/", dict.fromkeys(names, (1, DIGESTS[0], NOW, at)))
+
+
+def packed(name: str) -> PackedMeta:
+    return packed_files(name)[name]
 
 
 @given(st.lists(st.integers(0, 30)), st.integers(1, 40))
@@ -109,8 +114,7 @@ def test_a_copy_out_of_a_pack_says_where_from() -> None:
 
 
 def test_a_base_in_packs_is_of_use_to_packs_only() -> None:
-    rows = {name: (name, 1, DIGESTS[0], NOW, ("p.pack", 7, 0o600, 9)) for name in ("a", "b")}
-    base = Found(None, {"c": alone("c")}, rows)
+    base = Found(None, {"c": alone("c")}, packed_files("a", "b"))
     assert set(usable_base(base, {}, "plain")) == {"c"}
     assert set(usable_base(base, {"b": alone("b")}, "packed")) == {"a", "c"}
 

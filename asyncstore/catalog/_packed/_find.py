@@ -19,7 +19,7 @@ from asyncstore._core.threads import in_thread
 from asyncstore._core.traffic import charge_down
 from asyncstore.catalog._found import Found
 from asyncstore.catalog._packed._index import decode
-from asyncstore.catalog._packed._meta import FoundIndex, described_packed, merged, witness
+from asyncstore.catalog._packed._meta import FoundIndex, PackedFiles, merged, witness
 from asyncstore.catalog._packed._names import PACKS, folders_down_to, in_uploads, is_own, parse
 from asyncstore.catalog._paths import RESERVED, folder_of, is_marker, reserved
 from asyncstore.errors import NotFoundError
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
     from asyncstore.catalog._lane import Lane
-    from asyncstore.catalog._packed._meta import PackedRow
     from asyncstore.catalog._paths import Place
     from asyncstore.objects.base import Listing
 
@@ -112,9 +111,9 @@ async def pages_with_packed(
         alone.update(meta.key for meta in others)
         yield others
     packed = await _read(lane, place, indices)
-    found = [row for name, row in packed.items() if row[KEY] not in alone and not reserved(name)]
+    found = [name for name in packed if place.key(name) not in alone and not reserved(name)]
     for start in range(0, len(found), PAGE):
-        yield described_packed(found[start : start + PAGE])
+        yield packed.described(found[start : start + PAGE])
 
 
 async def list_indices(lane: Lane, run_root: str, folders: Iterable[str]) -> list[ObjectMeta]:
@@ -156,11 +155,11 @@ async def _list_on_the_way(lane: Lane, place: Place, names: Iterable[str]) -> li
 
 async def _read(
     lane: Lane, place: Place, metas: Sequence[ObjectMeta], wanted: Callable[[str], bool] | None = None
-) -> dict[str, PackedRow]:
+) -> PackedFiles:
     start = len(_run_root(place))
     ours = [meta for meta in metas if not in_uploads(meta.key[start:].rpartition(PACKS)[0])]
     if not ours:
-        return {}
+        return PackedFiles()
     witness(meta.key for meta in ours)
     return await in_thread(merged, place, await read_indices(lane, ours), wanted)
 

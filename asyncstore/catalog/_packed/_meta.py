@@ -16,10 +16,9 @@ from asyncstore.catalog._packed._names import PACKS, parse, time_of
 from asyncstore.catalog._paths import RESERVED, marker
 from asyncstore.catalog._plan import PlannedFile
 from asyncstore.objects.base import ObjectMeta
-from asyncstore.objects.listed import KEY, SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from asyncstore.catalog._packed._index import Index
@@ -28,25 +27,23 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DIGEST",
+    "SIZE",
     "FoundIndex",
+    "PackedFiles",
     "PackedMeta",
     "PackedRow",
-    "described_packed",
     "located",
     "located_all",
     "merged",
     "witness",
 ]
 
-PackedRow: TypeAlias = "tuple[str, int, str, datetime, PackedAt]"
-"""
-A packed file in plain, as there may be very many (see :mod:`asyncstore.objects.listed`).
+PackedRow: TypeAlias = "tuple[int, str, datetime, PackedAt]"
+"""A packed file in plain: size in bytes, SHA-256 in hex, when it was put, and where it is."""
 
-That is key and size in bytes, as of any object, SHA-256 in hex, when it was put, and where it is.
-"""
-
-DIGEST: Final = 2
-_AT: Final = 4
+SIZE: Final = 0
+DIGEST: Final = 1
+_AT: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +84,68 @@ class _Digest(Mapping[str, str]):
         return 1
 
 
+class PackedFiles(Mapping[str, PackedMeta]):
+    """
+    Packed files by name.
+
+    There may be very many, so they are held as plain tuples, and described when somebody asks (see
+    :mod:`asyncstore.objects.listed`).
+
+    Args:
+        root: what comes before their names in keys.
+        rows: what is known of each.
+    """
+
+    __slots__ = ("root", "rows")
+
+    def __init__(self, root: str = "", rows: Mapping[str, PackedRow] | None = None) -> None:
+        self.root = root
+        self.rows: Mapping[str, PackedRow] = {} if rows is None else rows
+
+    def __repr__(self) -> str:
+        return f"<PackedFiles {len(self.rows)} in {self.root!r}>"
+
+    def __getitem__(self, name: str) -> PackedMeta:
+        [meta] = self.described([name])
+        return meta
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.rows
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def described(self, names: Collection[str]) -> list[PackedMeta]:
+        """Return the files of those names, all at once."""
+        if not names:
+            return []
+        sizes, digests, times, places = zip(*map(self.rows.__getitem__, names), strict=True)
+        packs, offsets, modes, mtimes_ns = zip(*places, strict=True)
+        slots = {
+            "key": map(self.root.__add__, names),
+            "size_bytes": sizes,
+            "etag": repeat(""),
+            "modified_at": times,
+            "metadata": map(_Digest, digests),
+            "pack": packs,
+            "offset": offsets,
+            "mode": modes,
+            "mtime_ns": mtimes_ns,
+        }
+        return instances(PackedMeta, len(names), slots)
+
+    def only(self, wanted: Callable[[str], object]) -> PackedFiles:
+        """Return those whose names ``wanted`` says yes to."""
+        return PackedFiles(self.root, {name: row for name, row in self.rows.items() if wanted(name)})
+
+    def without(self, names: Mapping[str, object]) -> PackedFiles:
+        """Return those of other names."""
+        return self if self.rows.keys().isdisjoint(names) else self.only(lambda name: name not in names)
+
+
 @dataclass(frozen=True, slots=True)
 class FoundIndex:
     """An index and where it lies."""
@@ -95,9 +154,7 @@ class FoundIndex:
     index: Index
 
 
-def merged(
-    place: Place, found: Iterable[FoundIndex], wanted: Callable[[str], bool] | None = None
-) -> dict[str, PackedRow]:
+def merged(place: Place, found: Iterable[FoundIndex], wanted: Callable[[str], bool] | None = None) -> PackedFiles:
     """
     Return packed files by name, relative to the place; of several with one name, that of the latest index.
 
@@ -125,28 +182,8 @@ def merged(
                     # The place itself was empty, seen from above.
                     continue
             if name not in files and (wanted is None or wanted(name)):
-                files[name] = place.root + name, size_bytes, digest, put_at, at
-    return files
-
-
-def described_packed(rows: Sequence[PackedRow]) -> list[PackedMeta]:
-    """Return the packed files of rows, all at once."""
-    if not rows:
-        return []
-    keys, sizes, digests, times, places = zip(*rows, strict=True)
-    packs, offsets, modes, mtimes_ns = zip(*places, strict=True)
-    slots = {
-        "key": keys,
-        "size_bytes": sizes,
-        "etag": repeat(""),
-        "modified_at": times,
-        "metadata": map(_Digest, digests),
-        "pack": packs,
-        "offset": offsets,
-        "mode": modes,
-        "mtime_ns": mtimes_ns,
-    }
-    return instances(PackedMeta, len(rows), slots)
+                files[name] = size_bytes, digest, put_at, at
+    return PackedFiles(place.root, files)
 
 
 def _rows(index: Index, packs: Sequence[str]) -> Iterator[tuple[str, int, str, PackedAt]]:
@@ -167,16 +204,15 @@ def located(file: PlannedFile, meta: ObjectMeta) -> PlannedFile:
         file.size_bytes,
         file.reason,
         digest=meta.metadata[DIGEST_KEY],
-        source=meta.key,
         packed=(meta.pack, meta.offset, meta.mode, meta.mtime_ns),
     )
 
 
-def located_all(names: Sequence[str], packed: Mapping[str, PackedRow], reason: str) -> list[PlannedFile]:
+def located_all(names: Sequence[str], packed: PackedFiles, reason: str) -> list[PlannedFile]:
     """Plan to download packed files, at a fraction of what each alone takes."""
-    rows = [packed[name] for name in names]
-    keys, sizes, digests, places = (map(itemgetter(at), rows) for at in (KEY, SIZE, DIGEST, _AT))
-    return PlannedFile.many(names, "download", sizes, reason, digests=digests, sources=keys, packed=places)
+    rows = [packed.rows[name] for name in names]
+    sizes, digests, places = (map(itemgetter(at), rows) for at in (SIZE, DIGEST, _AT))
+    return PlannedFile.many(names, "download", sizes, reason, digests=digests, packed=places)
 
 
 def witness(keys: Iterable[str]) -> None:
