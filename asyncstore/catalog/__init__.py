@@ -1,14 +1,20 @@
-"""Catalogs: one class over any object store (:mod:`asyncstore.catalog.base`), a thin subclass for each backend."""
+"""
+Catalogs: one class over any object store (:mod:`asyncstore.catalog.base`), a thin subclass for each backend.
+
+A transfer is planned (``_planning``) and carried out (``_moving``) between the compute data folder (``_local``) and an
+object store; many small files may be packed (``_packed``), digests are remembered (``_cache``), and links and forms are
+given to those who have no keys (``_sharing``).
+"""
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from asyncstore.catalog._moving._sweep import SweepReport
+from asyncstore.catalog._moving._tally import ProgressHook, TransferProgress
+from asyncstore.catalog._moving._verify import VerifyReport
 from asyncstore.catalog._plan import PlannedFile, TransferPlan
-from asyncstore.catalog._sweep import SweepReport
-from asyncstore.catalog._tally import ProgressHook, TransferProgress
-from asyncstore.catalog._verify import VerifyReport
 from asyncstore.catalog.base import Catalog
 from asyncstore.catalog.folder import FileSystemCatalog
 from asyncstore.catalog.nothing import DoNothingCatalog

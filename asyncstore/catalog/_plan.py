@@ -8,14 +8,14 @@ from itertools import repeat
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, get_args
 
-from asyncstore.catalog._local import IDENTITY, MODE, MTIME, PATH, SEEN, SIZE, Identity
+from asyncstore.catalog._local._files import IDENTITY, MODE, MTIME, PATH, SEEN, SIZE, Identity
 from asyncstore.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from asyncstore.catalog._local import LocalFiles
-    from asyncstore.catalog._local import Row as LocalRow
+    from asyncstore.catalog._local._files import LocalFiles
+    from asyncstore.catalog._local._files import Row as LocalRow
 
 __all__ = [
     "SAME",

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Literal, overload
 from asyncstore._core.concurrency import for_each
 from asyncstore._core.threads import in_thread
 from asyncstore._core.traffic import MIB, process_budget
+from asyncstore.catalog._cache._known import Known, cache_folder, place_of
 from asyncstore.catalog._entries import Entries, Stage, entries_of
-from asyncstore.catalog._find import list_all
-from asyncstore.catalog._known import Known, cache_folder, place_of
-from asyncstore.catalog._lane import Lane, fitting_workers
+from asyncstore.catalog._moving._lane import Lane, fitting_workers
+from asyncstore.catalog._moving._running import check_plan, run_plan, verify_run
+from asyncstore.catalog._moving._sweep import SweepReport, sweep_folders, sweep_uploads
 from asyncstore.catalog._packed._find import pages_with_packed
 from asyncstore.catalog._packed._names import in_uploads
 from asyncstore.catalog._packed._sweep import sweep_packs
 from asyncstore.catalog._paths import Place, compute_folder, is_marker, normal_prefix
 from asyncstore.catalog._patterns import Matcher
 from asyncstore.catalog._plan import Decided
-from asyncstore.catalog._planning import Planner
-from asyncstore.catalog._presigning import Presigning
-from asyncstore.catalog._running import check_plan, run_plan, verify_run
-from asyncstore.catalog._sweep import SweepReport, sweep_folders, sweep_uploads
+from asyncstore.catalog._planning._find import list_all
+from asyncstore.catalog._planning._planner import Planner
+from asyncstore.catalog._sharing._presigning import Presigning
 from asyncstore.errors import InvalidValueError, UnsafePathError
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
     from contextlib import AsyncExitStack
 
+    from asyncstore.catalog._moving._tally import ProgressHook
+    from asyncstore.catalog._moving._verify import VerifyReport
     from asyncstore.catalog._paths import ComputeFolder
     from asyncstore.catalog._plan import Kind, Layout, TransferPlan
-    from asyncstore.catalog._tally import ProgressHook
-    from asyncstore.catalog._verify import VerifyReport
     from asyncstore.models import DataCatalog
     from asyncstore.objects.base import ObjectStore
 

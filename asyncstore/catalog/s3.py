@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from asyncstore.aws.credentials import CredentialProvider
 from asyncstore.catalog._paths import normal_prefix
-from asyncstore.catalog._signing_keys import SigningKeys, lifetime_of
+from asyncstore.catalog._sharing._signing_keys import SigningKeys, lifetime_of
 from asyncstore.catalog.base import Catalog
 from asyncstore.catalog.settings import S3CatalogSettings
 from asyncstore.objects._bucket import bucket_url, write_headers

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from asyncstore._core.retry import RetryPolicy
-from asyncstore.catalog import S3Catalog, _crew
+from asyncstore.catalog import S3Catalog
+from asyncstore.catalog._moving import _crew
 from asyncstore.errors import (
     AccessDeniedError,
     AsyncStoreError,

@@ -12,7 +12,7 @@ import pytest
 
 from asyncstore._core.traffic import Window
 from asyncstore.catalog import S3Catalog
-from asyncstore.catalog._landing import Landing
+from asyncstore.catalog._local._landing import Landing
 from asyncstore.errors import AsyncStoreError
 from asyncstore.testing.s3_stub import Fault
 from tests._catalog_scenes import DEADLINE_S, LIMITS, SMALL, StubScene, stub_scene, threads_at_rest

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from asyncstore.catalog import _upload
-from asyncstore.catalog._body import hash_file
+from asyncstore.catalog._local._body import hash_file
+from asyncstore.catalog._moving import _upload
 from asyncstore.errors import IntegrityError, NotFoundError, TransferError, UnavailableError, UnsafePathError
 from asyncstore.testing.s3_stub import CHEAP
 from asyncstore.testing.s3_stub._control import changed
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from asyncstore.catalog._body import Hashed
-    from asyncstore.catalog._local import LocalFile
+    from asyncstore.catalog._local._body import Hashed
+    from asyncstore.catalog._local._files import LocalFile
     from asyncstore.testing.s3_stub import StubServer
     from asyncstore.testing.s3_stub._messages import Request
     from asyncstore.testing.servers import Bucket

@@ -11,7 +11,8 @@ import pytest
 import stamina
 
 from asyncstore.aws.settings import AwsSettings
-from asyncstore.catalog import S3Catalog, _arrival
+from asyncstore.catalog import S3Catalog
+from asyncstore.catalog._moving import _arrival
 from asyncstore.errors import UnavailableError
 from asyncstore.objects import _multipart
 from asyncstore.objects.s3 import S3ObjectStore

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from asyncstore.catalog import S3Catalog, TransferPlan
-from asyncstore.catalog._known import FILE_NAME, cache_folder
+from asyncstore.catalog._cache._known import FILE_NAME, cache_folder
 from asyncstore.errors import IntegrityError, InvalidValueError, NotFoundError, TransferError
 from tests._catalog_trees import KIB, MIB, digests_in
 from tests._catalog_victims import random_bytes, sha256, write

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from asyncstore.catalog import FileSystemCatalog, S3Catalog, _digests, _local
-from asyncstore.catalog._known import Known, cache_folder
-from asyncstore.catalog._lane import Lane
+from asyncstore.catalog import FileSystemCatalog, S3Catalog
+from asyncstore.catalog._cache._known import Known, cache_folder
+from asyncstore.catalog._local import _digests, _files
+from asyncstore.catalog._moving._lane import Lane
 from asyncstore.testing.catalog import read_tree, write_tree
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ TREE = {f"sub-{number % 7}/{number}": f"{number:05}".encode() for number in rang
 @pytest.fixture
 async def catalog(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[S3Catalog]:
     # Files are remembered at once, as if they had been written long ago.
-    monkeypatch.setattr(_local, "RACY_NS", 0)
+    monkeypatch.setattr(_files, "RACY_NS", 0)
     async with S3Catalog(**bucket.options, compute_data_folder=str(tmp_path / "data")) as opened:
         yield opened
 
@@ -42,7 +43,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     digests_of, at_hand = Known.digests_of, Lane.at_hand
 
-    def files(self: Known, files: _local.LocalFiles) -> dict[str, str]:
+    def files(self: Known, files: _files.LocalFiles) -> dict[str, str]:
         names.extend(files)
         return digests_of(self, files)
 
@@ -150,7 +151,7 @@ async def test_what_cannot_be_remembered_is_not_written_again_and_again(
     racy_ns: int,
     expected: list[int],
 ) -> None:
-    monkeypatch.setattr(_local, "RACY_NS", racy_ns)
+    monkeypatch.setattr(_files, "RACY_NS", racy_ns)
     write_tree(tmp_path / "data", TREE)
     write_tree(tmp_path / "some", dict([*TREE.items()][:1200]))
     await catalog.put("**", "run", "data", local_folder=tmp_path / "some")
@@ -200,13 +201,13 @@ async def test_what_was_hashed_before_a_cancellation_is_not_hashed_again(
         task.cancel()
         loop.call_soon(cancelled.set)
 
-    def read(file: _local.LocalFile) -> tuple[bytes | memoryview, str]:
+    def read(file: _files.LocalFile) -> tuple[bytes | memoryview, str]:
         names.append(file.name)
         if len(names) == 1000:
             loop.call_soon_threadsafe(cancel)
         if len(names) >= 1000:
             cancelled.wait(60)
-        return _local.read_file(file)
+        return _files.read_file(file)
 
     monkeypatch.setattr(_digests, "read_file", read)
     task = asyncio.create_task(catalog.put("**", "run", "data", local_folder=tmp_path / "copy"))

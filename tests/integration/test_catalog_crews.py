@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import stamina
 
-from asyncstore.catalog import S3Catalog, _upload
-from asyncstore.catalog._local import read_file
+from asyncstore.catalog import S3Catalog
+from asyncstore.catalog._local._files import read_file
+from asyncstore.catalog._moving import _upload
 from asyncstore.errors import TransferError, UnavailableError
 from asyncstore.testing.s3_stub import Fault
 from tests._catalog_victims import write

@@ -12,8 +12,8 @@ import pytest
 
 from asyncstore._core.files import TEMP_PREFIX
 from asyncstore.catalog import Catalog, DoNothingCatalog, FileSystemCatalog, S3Catalog
-from asyncstore.catalog._land import folds_names
-from asyncstore.catalog._planning import Planner
+from asyncstore.catalog._local._land import folds_names
+from asyncstore.catalog._planning._planner import Planner
 from asyncstore.errors import (
     AccessDeniedError,
     ClosedError,
@@ -355,7 +355,7 @@ async def test_names_that_a_folding_file_system_takes_for_one_are_refused(
     await seed(store, {"Readme": b"x", "README": b"y"})
     assert not await asyncio.to_thread(folds_names, str(tmp_path))
     assert len(await catalog.get("**", "run", tmp_path / "data")) == 2
-    monkeypatch.setattr("asyncstore.catalog._refusals.folds_names", lambda _: True)
+    monkeypatch.setattr("asyncstore.catalog._planning._refusals.folds_names", lambda _: True)
     with pytest.raises(UnsafePathError, match="one name"):
         await catalog.get("**", "run", tmp_path / "other" / "data")
     assert everything(tmp_path / "other") <= {"data"}

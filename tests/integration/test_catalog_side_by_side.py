@@ -12,9 +12,9 @@ import pytest
 
 from asyncstore._core.traffic import charge_up
 from asyncstore.catalog import Catalog, FileSystemCatalog, S3Catalog
-from asyncstore.catalog._known import cache_folder
-from asyncstore.catalog._lane import Lane, Passage
+from asyncstore.catalog._cache._known import cache_folder
 from asyncstore.catalog._metadata import mode_of
+from asyncstore.catalog._moving._lane import Lane, Passage
 from asyncstore.errors import ConflictError, TransferError, UnsafePathError
 from asyncstore.models import DataCatalog
 from asyncstore.objects._journal import open_journal

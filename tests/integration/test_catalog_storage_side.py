@@ -11,7 +11,7 @@ import pytest
 
 from asyncstore._core.traffic import process_budget
 from asyncstore.catalog import Catalog, FileSystemCatalog, S3Catalog
-from asyncstore.catalog._lane import Lane
+from asyncstore.catalog._moving._lane import Lane
 from asyncstore.errors import ConfigurationError, CredentialsError, NotFoundError, UnsafePathError
 from asyncstore.objects.base import ObjectStore
 from asyncstore.objects.folder import FolderObjectStore

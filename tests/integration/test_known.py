@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from asyncstore.catalog import _known
-from asyncstore.catalog._found import Found
-from asyncstore.catalog._known import Known, cache_folder, place_of
-from asyncstore.catalog._local import Identity, LocalFile, LocalFiles
+from asyncstore.catalog._cache import _known
+from asyncstore.catalog._cache._known import Known, cache_folder, place_of
+from asyncstore.catalog._local._files import Identity, LocalFile, LocalFiles
+from asyncstore.catalog._planning._found import Found
 from asyncstore.objects.base import ObjectMeta
 from asyncstore.objects.listed import Listed
 
@@ -232,7 +232,7 @@ def test_a_folder_in_place_of_the_file_is_no_cache(known: Known) -> None:
 
 def test_a_cache_that_somebody_locks_is_not_waited_for(known: Known, monkeypatch: pytest.MonkeyPatch) -> None:
     remember(known, [(local_file(1), digest(1))])
-    monkeypatch.setattr("asyncstore.catalog._cachefile._PATIENCE_S", 0.05)
+    monkeypatch.setattr("asyncstore.catalog._cache._cachefile._PATIENCE_S", 0.05)
     db = sqlite3.connect(known.folder / "catalog.db", isolation_level=None)
     try:
         db.execute("BEGIN EXCLUSIVE")
@@ -248,7 +248,7 @@ def test_what_is_known_counts_also_where_its_use_cannot_be_noted(known: Known, m
     remember(known, [(local_file(1), digest(1))])
     later = int(time.time()) // DAY_S + 30
     monkeypatch.setattr(_known, "_today", lambda: later)
-    monkeypatch.setattr("asyncstore.catalog._cachefile._PATIENCE_S", 0.05)
+    monkeypatch.setattr("asyncstore.catalog._cache._cachefile._PATIENCE_S", 0.05)
     db = sqlite3.connect(known.folder / "catalog.db", isolation_level=None)
     try:
         db.execute("BEGIN IMMEDIATE")
@@ -302,7 +302,7 @@ def test_no_descriptor_is_left_open(known: Known) -> None:
 
 WRITER = """
 import sys
-from asyncstore.catalog._known import Known
+from asyncstore.catalog._cache._known import Known
 
 first, known = int(sys.argv[2]), Known(sys.argv[1])
 print("ready", flush=True)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from asyncstore._core.concurrency import for_each
-from asyncstore.catalog import _arrival
-from asyncstore.catalog._arrival import _RunningDigest
-from asyncstore.catalog._landing import Landing
-from asyncstore.catalog._tally import FileError
+from asyncstore.catalog._local._landing import Landing
+from asyncstore.catalog._moving import _arrival
+from asyncstore.catalog._moving._arrival import _RunningDigest
+from asyncstore.catalog._moving._tally import FileError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

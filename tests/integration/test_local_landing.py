@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from asyncstore._core.files import TEMP_PREFIX, claim
-from asyncstore.catalog import _landing
-from asyncstore.catalog._land import look, sweep
-from asyncstore.catalog._landing import Landing
+from asyncstore.catalog._local import _landing
+from asyncstore.catalog._local._land import look, sweep
+from asyncstore.catalog._local._landing import Landing
 from asyncstore.errors import IntegrityError, UnavailableError, UnsafePathError
 
 if TYPE_CHECKING:
@@ -412,7 +412,7 @@ def test_a_file_beyond_the_limit_of_the_process_is_told(root: str) -> None:
 
 WRITER = """
 import os, random, sys, threading, time, zlib
-from asyncstore.catalog._landing import Landing
+from asyncstore.catalog._local._landing import Landing
 
 root, seed, step, count = sys.argv[1], int(sys.argv[2]), 100_000, 50
 landing = Landing.open(root, "large", step * count, '"e"', step=step)

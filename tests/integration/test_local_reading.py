@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from asyncstore._core.files import TEMP_PREFIX
-from asyncstore.catalog._body import LocalBody, hash_file
-from asyncstore.catalog._local import LocalFile, LocalFiles, read_file, row_of
+from asyncstore.catalog._local._body import LocalBody, hash_file
+from asyncstore.catalog._local._files import LocalFile, LocalFiles, read_file, row_of
+from asyncstore.catalog._local._scan import Scan, walk
 from asyncstore.catalog._packed._fill import fill
 from asyncstore.catalog._patterns import Matcher
 from asyncstore.catalog._plan import PlannedFile
-from asyncstore.catalog._scan import Scan, walk
 from asyncstore.errors import ClosedError, IntegrityError, NotFoundError, UnsafePathError
 from asyncstore.objects.bodies import BLOCK_BYTES, SummedBody
 

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from asyncstore._core.files import TEMP_PREFIX, remove_abandoned, write_all, write_atomically
-from asyncstore.catalog import _land
-from asyncstore.catalog._folders import Folders
-from asyncstore.catalog._land import look, make_folder, sweep, write_file
-from asyncstore.catalog._local import IDENTITY, row_of
+from asyncstore.catalog._local import _land
+from asyncstore.catalog._local._files import IDENTITY, row_of
+from asyncstore.catalog._local._folders import Folders
+from asyncstore.catalog._local._land import look, make_folder, sweep, write_file
 from asyncstore.errors import AccessDeniedError, UnavailableError, UnsafePathError
 
 if TYPE_CHECKING:
@@ -220,9 +220,9 @@ def test_a_folder_that_is_not_writable_is_told(root: str) -> None:
 
 AS_NOBODY = """
 import os, sys
-from asyncstore.catalog._folders import Folders
-from asyncstore.catalog._land import look, make_folder, write_file
-from asyncstore.catalog._landing import Landing
+from asyncstore.catalog._local._folders import Folders
+from asyncstore.catalog._local._land import look, make_folder, write_file
+from asyncstore.catalog._local._landing import Landing
 from asyncstore.errors import AccessDeniedError
 
 root = sys.argv[1]
@@ -378,8 +378,8 @@ def lay(root: str, files: Mapping[str, bytes]) -> None:
 
 WRITER = """
 import itertools, sys
-from asyncstore.catalog._folders import Folders
-from asyncstore.catalog._land import write_file
+from asyncstore.catalog._local._folders import Folders
+from asyncstore.catalog._local._land import write_file
 
 with Folders(sys.argv[1]) as folders:
     for number in itertools.count():

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import pytest
 
 from asyncstore.catalog import TransferPlan
-from asyncstore.catalog._decide import (
+from asyncstore.catalog._local._files import Identity, LocalFile, LocalFiles
+from asyncstore.catalog._packed._meta import PackedFiles, PackedMeta, located, located_all
+from asyncstore.catalog._plan import PlannedFile
+from asyncstore.catalog._planning._decide import (
     NEW,
     Sides,
     decide_get,
@@ -21,10 +24,7 @@ from asyncstore.catalog._decide import (
     doubts_of_put,
     same_on_both_sides,
 )
-from asyncstore.catalog._found import Found
-from asyncstore.catalog._local import Identity, LocalFile, LocalFiles
-from asyncstore.catalog._packed._meta import PackedFiles, PackedMeta, located, located_all
-from asyncstore.catalog._plan import PlannedFile
+from asyncstore.catalog._planning._found import Found
 from asyncstore.errors import InvalidValueError
 from asyncstore.objects.base import ObjectMeta
 from asyncstore.objects.listed import Listed

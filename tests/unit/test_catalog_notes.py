@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from asyncstore.catalog._notes import PORTION, Notes
+from asyncstore.catalog._moving._notes import PORTION, Notes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncstore.catalog._local import Identity, LocalFile, LocalFiles
+from asyncstore.catalog._local._files import Identity, LocalFile, LocalFiles
+from asyncstore.catalog._moving._tally import Tally, TransferProgress
 from asyncstore.catalog._plan import BATCH_BYTES, BATCH_FILES, Decided, PlannedFile, TransferPlan, batches, ranges
-from asyncstore.catalog._tally import Tally, TransferProgress
 from asyncstore.errors import AccessDeniedError, IntegrityError, TransferError
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from asyncstore._core.concurrency import for_each
-from asyncstore.catalog import _disk
-from asyncstore.catalog._disk import AHEAD, BUSY, CONTENDED, DISK_SHARE, LOOK_S, LocalTurns, mean_bytes
+from asyncstore.catalog._local import _disk
+from asyncstore.catalog._local._disk import AHEAD, BUSY, CONTENDED, DISK_SHARE, LOOK_S, LocalTurns, mean_bytes
 from asyncstore.catalog._plan import BULKY_BYTES
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncstore.catalog._found import Found
 from asyncstore.catalog._packed._decide import goes_packed, settled, usable_base
 from asyncstore.catalog._packed._meta import PackedFiles, PackedMeta
 from asyncstore.catalog._packed._shares import PACKED_BYTES, packs_of, pieces
 from asyncstore.catalog._plan import PlannedFile, TransferPlan
+from asyncstore.catalog._planning._found import Found
 from asyncstore.objects.base import ObjectMeta
 from tests.unit.test_packed_index import DIGESTS, NOW
 

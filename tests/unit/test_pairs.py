@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncstore.catalog._local import IDENTITY
-from asyncstore.catalog._pairs import PAIRS_AT_ONCE, pair_of, rows_of, still_same
+from asyncstore.catalog._cache._pairs import PAIRS_AT_ONCE, pair_of, rows_of, still_same
+from asyncstore.catalog._local._files import IDENTITY
 from asyncstore.catalog._patterns import Matcher
 
 if TYPE_CHECKING:
-    from asyncstore.catalog._local import Row as FileRow
-    from asyncstore.catalog._pairs import PairsRow, Same
+    from asyncstore.catalog._cache._pairs import PairsRow, Same
+    from asyncstore.catalog._local._files import Row as FileRow
     from asyncstore.objects.listed import Row as ObjectRow
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)

@@ -18,8 +18,8 @@ import pytest
 from asyncstore.aws.credentials import Credentials
 from asyncstore.aws.settings import AwsSettings
 from asyncstore.catalog import PresignedPost, PresignedUrl
-from asyncstore.catalog._presigning import _disposition, _seconds
-from asyncstore.catalog._signing_keys import lifetime_of, session_lengths
+from asyncstore.catalog._sharing._presigning import _disposition, _seconds
+from asyncstore.catalog._sharing._signing_keys import lifetime_of, session_lengths
 from asyncstore.errors import InvalidValueError
 from asyncstore.objects._bucket import bucket_url
 from asyncstore.objects._presign import Presigner

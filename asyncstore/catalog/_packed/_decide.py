@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from asyncstore.catalog._found import Found
 from asyncstore.catalog._packed._meta import PackedMeta, located
 from asyncstore.catalog._packed._shares import PACKED_BYTES
 from asyncstore.catalog._paths import is_marker
 from asyncstore.catalog._plan import PlannedFile
+from asyncstore.catalog._planning._found import Found
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

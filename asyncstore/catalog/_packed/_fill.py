@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from asyncstore._core.memory import room_for
-from asyncstore.catalog._local import PATH, READ, is_still, read_file
+from asyncstore.catalog._local._files import PATH, READ, is_still, read_file
+from asyncstore.catalog._moving._tally import FileError
+from asyncstore.catalog._moving._upload import local_file
 from asyncstore.catalog._plan import total_bytes
-from asyncstore.catalog._tally import FileError
-from asyncstore.catalog._upload import local_file
 from asyncstore.errors import AsyncStoreError, ClosedError
 from asyncstore.objects.bodies import BLOCK_BYTES
 

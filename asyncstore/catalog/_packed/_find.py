@@ -17,11 +17,11 @@ from asyncstore._core.concurrency import both, map_bounded
 from asyncstore._core.memory import room_for
 from asyncstore._core.threads import in_thread
 from asyncstore._core.traffic import charge_down
-from asyncstore.catalog._found import Found
 from asyncstore.catalog._packed._index import decode
 from asyncstore.catalog._packed._meta import FoundIndex, PackedFiles, merged, witness
 from asyncstore.catalog._packed._names import PACKS, folders_down_to, in_uploads, is_own, parse
 from asyncstore.catalog._paths import RESERVED, folder_of, is_marker, reserved
+from asyncstore.catalog._planning._found import Found
 from asyncstore.errors import NotFoundError
 from asyncstore.objects.base import ObjectMeta
 from asyncstore.objects.listed import KEY, Listed
@@ -29,7 +29,7 @@ from asyncstore.objects.listed import KEY, Listed
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
-    from asyncstore.catalog._lane import Lane
+    from asyncstore.catalog._moving._lane import Lane
     from asyncstore.catalog._paths import Place
     from asyncstore.objects.base import Listing
 

@@ -6,23 +6,23 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from asyncstore._core.threads import in_thread
-from asyncstore.catalog._disk import LocalTurns, mean_bytes
-from asyncstore.catalog._land import Folders, check_digest, make_folder, write_file
+from asyncstore.catalog._local._disk import LocalTurns, mean_bytes
+from asyncstore.catalog._local._land import Folders, check_digest, make_folder, write_file
+from asyncstore.catalog._moving._tally import FileError
 from asyncstore.catalog._packed._read import PIECES_AT_ONCE, bytes_of, digest_of, piece_read
 from asyncstore.catalog._packed._shares import pieces
 from asyncstore.catalog._packed._turns import all_of, fail_all, portions
 from asyncstore.catalog._paths import folder_of, is_marker
-from asyncstore.catalog._tally import FileError
 from asyncstore.errors import AsyncStoreError, ClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from asyncstore._core.threads import Stop
-    from asyncstore.catalog._lane import Passage
+    from asyncstore.catalog._moving._lane import Passage
+    from asyncstore.catalog._moving._tally import Tally
     from asyncstore.catalog._packed._shares import Piece
     from asyncstore.catalog._plan import PlannedFile
-    from asyncstore.catalog._tally import Tally
 
 __all__ = ["PackedGet"]
 

@@ -11,7 +11,7 @@ from asyncstore._core.clock import PROCESS_CLOCK
 from asyncstore._core.concurrency import shielded
 from asyncstore._core.threads import in_thread
 from asyncstore._core.traffic import charge_up
-from asyncstore.catalog._disk import LocalTurns, mean_bytes
+from asyncstore.catalog._local._disk import LocalTurns, mean_bytes
 from asyncstore.catalog._metadata import DIGEST_KEY
 from asyncstore.catalog._packed._fill import MemoryBody, Stored, fill
 from asyncstore.catalog._packed._index import NO_PACK, Index, encode
@@ -27,10 +27,10 @@ from asyncstore.errors import AsyncStoreError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from asyncstore.catalog._lane import Passage
+    from asyncstore.catalog._moving._lane import Passage
+    from asyncstore.catalog._moving._tally import Tally
     from asyncstore.catalog._paths import Place
     from asyncstore.catalog._plan import PlannedFile
-    from asyncstore.catalog._tally import Tally
     from asyncstore.objects.base import Transfer
 
 __all__ = ["PackedPut"]

@@ -12,7 +12,7 @@ from asyncstore._core.traffic import charge_down
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from asyncstore.catalog._lane import Passage
+    from asyncstore.catalog._moving._lane import Passage
     from asyncstore.catalog._packed._shares import Packed, Piece
     from asyncstore.objects.base import Transfer
 

@@ -15,9 +15,9 @@ from asyncstore.catalog._paths import Place
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from asyncstore.catalog._lane import Passage
+    from asyncstore.catalog._moving._lane import Passage
+    from asyncstore.catalog._moving._tally import Tally
     from asyncstore.catalog._plan import PlannedFile, TransferPlan
-    from asyncstore.catalog._tally import Tally
 
 __all__ = ["PackedMoves"]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import timedelta
 
-    from asyncstore.catalog._lane import Lane
+    from asyncstore.catalog._moving._lane import Lane
     from asyncstore.objects.base import ObjectMeta
 
 __all__ = ["sweep_packs"]

@@ -10,7 +10,7 @@ from asyncstore._core.concurrency import for_each
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
-    from asyncstore.catalog._tally import Tally
+    from asyncstore.catalog._moving._tally import Tally
     from asyncstore.errors import AsyncStoreError
 
 __all__ = ["all_of", "fail_all", "in_turns", "portions"]

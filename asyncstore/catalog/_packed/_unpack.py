@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from asyncstore._core.threads import in_thread
-from asyncstore.catalog._land import check_digest
+from asyncstore.catalog._local._land import check_digest
 from asyncstore.catalog._metadata import file_metadata
 from asyncstore.catalog._packed._fill import MemoryBody
 from asyncstore.catalog._packed._read import PIECES_AT_ONCE, digest_of, piece_read
@@ -17,10 +17,10 @@ from asyncstore.catalog._paths import is_marker
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from asyncstore.catalog._lane import Passage
+    from asyncstore.catalog._moving._lane import Passage
+    from asyncstore.catalog._moving._tally import Tally
     from asyncstore.catalog._paths import Place
     from asyncstore.catalog._plan import PlannedFile
-    from asyncstore.catalog._tally import Tally
 
 __all__ = ["Unpack"]
 

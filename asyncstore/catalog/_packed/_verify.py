@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from asyncstore._core.threads import in_stoppable_thread, in_thread
-from asyncstore.catalog._land import check_digest
+from asyncstore.catalog._local._land import check_digest
 from asyncstore.catalog._metadata import DIGEST_KEY
 from asyncstore.catalog._packed._read import PIECES_AT_ONCE, bytes_of, digest_of, piece_read
 from asyncstore.catalog._packed._shares import pieces
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from asyncstore._core.threads import Stop
-    from asyncstore.catalog._lane import Passage
+    from asyncstore.catalog._moving._lane import Passage
+    from asyncstore.catalog._moving._tally import Tally
     from asyncstore.catalog._packed._meta import PackedMeta
     from asyncstore.catalog._packed._shares import Piece
     from asyncstore.catalog._paths import Place
-    from asyncstore.catalog._tally import Tally
 
 __all__ = ["PackedVerification"]
 

@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING
 
 from asyncstore._core.concurrency import both
 from asyncstore._core.threads import in_thread
-from asyncstore.catalog._comparing import LastTime, compared
-from asyncstore.catalog._decide import (
+from asyncstore.catalog._cache._pairs import pair_of
+from asyncstore.catalog._local._files import LocalFiles
+from asyncstore.catalog._local._land import look
+from asyncstore.catalog._local._scan import Scan, real_folder, test_of, walk
+from asyncstore.catalog._packed._decide import settled, usable_base
+from asyncstore.catalog._packed._find import files_of
+from asyncstore.catalog._packed._meta import located, located_all
+from asyncstore.catalog._paths import RESERVED, Place, check_names, folder_of, is_marker, marker, refusals, reserved
+from asyncstore.catalog._plan import Decided, Kind, Layout, PlannedFile, TransferPlan
+from asyncstore.catalog._planning._comparing import LastTime, compared
+from asyncstore.catalog._planning._decide import (
     NEW,
     Sides,
     decide_get,
@@ -22,28 +31,19 @@ from asyncstore.catalog._decide import (
     of_same_size,
     same_on_both_sides,
 )
-from asyncstore.catalog._find import HEADS_LIMIT, find, find_around, list_all, real_files
-from asyncstore.catalog._land import look
-from asyncstore.catalog._local import LocalFiles
-from asyncstore.catalog._packed._decide import settled, usable_base
-from asyncstore.catalog._packed._find import files_of
-from asyncstore.catalog._packed._meta import located, located_all
-from asyncstore.catalog._pairs import pair_of
-from asyncstore.catalog._paths import RESERVED, Place, check_names, folder_of, is_marker, marker, refusals, reserved
-from asyncstore.catalog._plan import Decided, Kind, Layout, PlannedFile, TransferPlan
-from asyncstore.catalog._refusals import check_beside, check_root, check_targets
-from asyncstore.catalog._scan import Scan, real_folder, test_of, walk
+from asyncstore.catalog._planning._find import HEADS_LIMIT, find, find_around, list_all, real_files
+from asyncstore.catalog._planning._refusals import check_beside, check_root, check_targets
 from asyncstore.errors import NotFoundError
 
 if TYPE_CHECKING:
     import builtins
     from collections.abc import Mapping, Sequence
 
-    from asyncstore.catalog._found import Found
-    from asyncstore.catalog._lane import Lane
+    from asyncstore.catalog._moving._lane import Lane
     from asyncstore.catalog._packed._find import Look
     from asyncstore.catalog._paths import ComputeFolder
     from asyncstore.catalog._patterns import Matcher
+    from asyncstore.catalog._planning._found import Found
     from asyncstore.objects.base import ObjectMeta
 
 __all__ = ["Planner"]

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from asyncstore._core.concurrency import for_each, side_by_side
-from asyncstore.catalog._crew import move_small
+from asyncstore.catalog._moving._crew import move_small
 from asyncstore.catalog._plan import BULKY_BYTES, RANGE_BYTES, SMALL_BYTES, Sized
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from asyncstore.catalog._crew import SmallMoves
-    from asyncstore.catalog._lane import Passage
-    from asyncstore.catalog._tally import Tally
+    from asyncstore.catalog._moving._crew import SmallMoves
+    from asyncstore.catalog._moving._lane import Passage
+    from asyncstore.catalog._moving._tally import Tally
 
 __all__ = ["Mover"]
 

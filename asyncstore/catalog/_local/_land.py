@@ -2,7 +2,8 @@
 Writing the local side: files that appear whole, under a root that no link leads out of.
 
 Every function opens what it needs and closes it again, so a transfer that is cancelled between two calls holds nothing.
-They block; callers run them in threads. Large files have a module of their own, :mod:`asyncstore.catalog._landing`.
+They block; callers run them in threads. Large files have a module of their own:
+:mod:`asyncstore.catalog._local._landing`.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from asyncstore._core.files import (
     remove_abandoned,
     write_all,
 )
-from asyncstore.catalog._folders import NEW_FILE, Folders, parent_of, translated
-from asyncstore.catalog._local import LocalFiles, row_of
+from asyncstore.catalog._local._files import LocalFiles, row_of
+from asyncstore.catalog._local._folders import NEW_FILE, Folders, parent_of, translated
 from asyncstore.catalog._paths import fold, reserved
 from asyncstore.errors import IntegrityError, UnavailableError, UnsafePathError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from asyncstore.catalog._local import Row
+    from asyncstore.catalog._local._files import Row
 
 __all__ = [
     "Folders",

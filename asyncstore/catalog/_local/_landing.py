@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 from asyncstore._core.files import TEMP_PREFIX, claim, new_temp_name
 from asyncstore._core.memory import room_for
-from asyncstore.catalog._folders import NEW_FILE, Folders, base_of, parent_of, translated
-from asyncstore.catalog._room import reserve
+from asyncstore.catalog._local._folders import NEW_FILE, Folders, base_of, parent_of, translated
+from asyncstore.catalog._local._room import reserve
 from asyncstore.errors import ClosedError, IntegrityError, UnavailableError, UnsafePathError
 
 if TYPE_CHECKING:

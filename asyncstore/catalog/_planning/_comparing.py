@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 
 from asyncstore._core.concurrency import both
 from asyncstore._core.threads import in_thread
-from asyncstore.catalog._decide import Sides
-from asyncstore.catalog._digests import hashed
-from asyncstore.catalog._pairs import PAIRS_AT_ONCE
+from asyncstore.catalog._cache._pairs import PAIRS_AT_ONCE
+from asyncstore.catalog._local._digests import hashed
+from asyncstore.catalog._planning._decide import Sides
 from asyncstore.objects.listed import ETAG, KEY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from asyncstore.catalog._decide import Doubts
-    from asyncstore.catalog._found import Found
-    from asyncstore.catalog._lane import Lane
-    from asyncstore.catalog._local import LocalFiles
-    from asyncstore.catalog._pairs import Same
+    from asyncstore.catalog._cache._pairs import Same
+    from asyncstore.catalog._local._files import LocalFiles
+    from asyncstore.catalog._moving._lane import Lane
+    from asyncstore.catalog._planning._decide import Doubts
+    from asyncstore.catalog._planning._found import Found
 
 __all__ = ["LastTime", "compared"]
 
@@ -58,7 +58,7 @@ class LastTime:
 
     Args:
         lane: remembers it.
-        pair: what is compared, see :func:`asyncstore.catalog._pairs.pair_of`.
+        pair: what is compared, see :func:`asyncstore.catalog._cache._pairs.pair_of`.
         files: one side.
         objects: the other.
     """

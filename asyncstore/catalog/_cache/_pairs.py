@@ -12,14 +12,14 @@ from array import array
 from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
-from asyncstore.catalog._local import IDENTITY, MTIME
-from asyncstore.catalog._local import SIZE as FILE_SIZE
+from asyncstore.catalog._local._files import IDENTITY, MTIME
+from asyncstore.catalog._local._files import SIZE as FILE_SIZE
 from asyncstore.objects.listed import ETAG, SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from asyncstore.catalog._local import Row as FileRow
+    from asyncstore.catalog._local._files import Row as FileRow
     from asyncstore.catalog._patterns import Matcher
     from asyncstore.objects.listed import Row as ObjectRow
 
@@ -43,7 +43,7 @@ def pair_of(place: str, root: str, folder: str, matcher: Matcher) -> str:
     Return what stands for what is compared: a short hash.
 
     Args:
-        place: of the storage, see :func:`asyncstore.catalog._known.place_of`.
+        place: of the storage, see :func:`asyncstore.catalog._cache._known.place_of`.
         root: what the keys begin with.
         folder: where the files lie, a real path.
         matcher: which of them.

@@ -15,8 +15,8 @@ from asyncstore._core.retry import RetryPolicy, retrying
 from asyncstore._core.threads import in_thread
 from asyncstore._core.traffic import Charge, Rate, Window, charge_down, charge_up, process_budget
 from asyncstore.catalog._metadata import stored_digest
+from asyncstore.catalog._moving._shares import Share, charge_for_many, most_at_once
 from asyncstore.catalog._plan import MIB, Sized, ranges, total_bytes
-from asyncstore.catalog._shares import Share, charge_for_many, most_at_once
 from asyncstore.errors import AsyncStoreError, ConflictError, NotFoundError, UnavailableError
 from asyncstore.objects.base import Transfer
 from asyncstore.objects.listed import Listed
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from asyncstore.catalog._known import Known
+    from asyncstore.catalog._cache._known import Known
     from asyncstore.objects.base import ObjectMeta, ObjectStore
 
 __all__ = ["PATIENCE", "Lane", "Passage", "fitting_workers"]

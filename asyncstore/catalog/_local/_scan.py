@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from asyncstore._core.files import PART_NAME, TEMP_NAME
-from asyncstore.catalog._local import LocalFiles, row_of
+from asyncstore.catalog._local._files import LocalFiles, row_of
 from asyncstore.catalog._paths import reserved
 from asyncstore.errors import NotFoundError, UnsafePathError
 from asyncstore.objects._errors import from_file_error

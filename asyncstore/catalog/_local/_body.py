@@ -21,7 +21,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from asyncstore._core.memory import room_for
-from asyncstore.catalog._local import changed, opened, read_at
+from asyncstore.catalog._local._files import changed, opened, read_at
 from asyncstore.errors import ClosedError
 from asyncstore.objects._crc32 import joined
 from asyncstore.objects.bodies import BLOCK_BYTES
@@ -29,7 +29,7 @@ from asyncstore.objects.bodies import BLOCK_BYTES
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
-    from asyncstore.catalog._local import LocalFile
+    from asyncstore.catalog._local._files import LocalFile
 
     Read = tuple[memoryview, int]
     """A block and its CRC32."""

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 from asyncstore._core.concurrency import for_each
 from asyncstore._core.retry import retrying
-from asyncstore.catalog._disk import LocalTurns, mean_bytes
-from asyncstore.catalog._lane import PATIENCE
+from asyncstore.catalog._local._disk import LocalTurns, mean_bytes
+from asyncstore.catalog._moving._lane import PATIENCE
+from asyncstore.catalog._moving._tally import HOPELESS, FileError
 from asyncstore.catalog._plan import Sized
-from asyncstore.catalog._tally import HOPELESS, FileError
 from asyncstore.errors import AsyncStoreError, UnavailableError
 from asyncstore.objects.small import Job
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from asyncstore._core.traffic import Charge
-    from asyncstore.catalog._lane import Passage
-    from asyncstore.catalog._shares import Share
-    from asyncstore.catalog._tally import Tally
+    from asyncstore.catalog._moving._lane import Passage
+    from asyncstore.catalog._moving._shares import Share
+    from asyncstore.catalog._moving._tally import Tally
     from asyncstore.objects.small import SmallObjects, SmallVerb
 
 __all__ = ["Hands", "SmallMoves", "move_small"]

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from asyncstore._core.traffic import charge_down
-from asyncstore.catalog._crew import SmallMoves
 from asyncstore.catalog._metadata import stored_digest
-from asyncstore.catalog._mover import Mover
+from asyncstore.catalog._moving._crew import SmallMoves
+from asyncstore.catalog._moving._mover import Mover
 from asyncstore.catalog._plan import SMALL_BYTES, ranges
 from asyncstore.errors import IntegrityError
 from asyncstore.objects.small import SmallGet
@@ -18,9 +18,9 @@ from asyncstore.objects.small import SmallGet
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from asyncstore.catalog._lane import Passage
+    from asyncstore.catalog._moving._lane import Passage
+    from asyncstore.catalog._moving._tally import Tally
     from asyncstore.catalog._paths import Place
-    from asyncstore.catalog._tally import Tally
     from asyncstore.objects.base import ObjectMeta
 
 __all__ = ["Verification", "VerifyReport"]

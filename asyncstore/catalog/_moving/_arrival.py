@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 
 from asyncstore._core.concurrency import for_each, shielded
 from asyncstore._core.threads import in_thread
-from asyncstore.catalog._land import check_digest
-from asyncstore.catalog._landing import Landing
+from asyncstore.catalog._local._land import check_digest
+from asyncstore.catalog._local._landing import Landing
 from asyncstore.catalog._metadata import stored_digest
+from asyncstore.catalog._moving._tally import of_one_file
 from asyncstore.catalog._plan import RANGE_BYTES, ranges
-from asyncstore.catalog._tally import of_one_file
 from asyncstore.errors import ClosedError, ConflictError, IntegrityError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from asyncstore.catalog._lane import Passage
-    from asyncstore.catalog._tally import Tally
+    from asyncstore.catalog._moving._lane import Passage
+    from asyncstore.catalog._moving._tally import Tally
     from asyncstore.objects.base import ObjectMeta
 
 __all__ = ["LargeArrival"]

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from asyncstore._core.concurrency import for_each
 from asyncstore._core.threads import in_thread
-from asyncstore.catalog._land import sweep
+from asyncstore.catalog._local._land import sweep
 from asyncstore.objects._journal import held_uploads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import timedelta
 
-    from asyncstore.catalog._lane import Lane
+    from asyncstore.catalog._moving._lane import Lane
     from asyncstore.objects.base import PendingUpload
 
 __all__ = ["SweepReport", "sweep_folders", "sweep_uploads"]

@@ -11,10 +11,10 @@ from asyncstore.errors import ConflictError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from asyncstore.catalog._lane import Passage
+    from asyncstore.catalog._moving._lane import Passage
+    from asyncstore.catalog._moving._tally import Tally
     from asyncstore.catalog._paths import Place
     from asyncstore.catalog._plan import PlannedFile
-    from asyncstore.catalog._tally import Tally
     from asyncstore.objects.base import ObjectMeta
 
 __all__ = ["Copy"]

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from asyncstore._core.access import Guarded
-from asyncstore.catalog._find import find
 from asyncstore.catalog._metadata import DIGEST_KEY
 from asyncstore.catalog._packed._meta import PackedMeta
 from asyncstore.catalog._packed._names import upload_start
 from asyncstore.catalog._paths import Place, refusals, reserved
 from asyncstore.catalog._patterns import Matcher
+from asyncstore.catalog._planning._find import find
 from asyncstore.errors import ConfigurationError, InvalidValueError, NotFoundError, UnsafePathError
 from asyncstore.names import has_control
 from asyncstore.objects.presigned import ANY_TYPE, PresignedPost, PresignedUrl
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Literal
 
-    from asyncstore.catalog._lane import Lane
+    from asyncstore.catalog._moving._lane import Lane
     from asyncstore.objects._presign import Presigner
 
 __all__ = ["Presigning"]

@@ -16,11 +16,11 @@ from asyncstore.objects.listed import SIZE
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from asyncstore.catalog._found import Found
-    from asyncstore.catalog._lane import Lane
+    from asyncstore.catalog._moving._lane import Lane
     from asyncstore.catalog._packed._find import Look
     from asyncstore.catalog._paths import Place
     from asyncstore.catalog._patterns import Matcher
+    from asyncstore.catalog._planning._found import Found
     from asyncstore.objects.base import ObjectMeta
 
 __all__ = ["HEADS_LIMIT", "find", "find_around", "list_all", "real_files"]

@@ -1,9 +1,9 @@
 """
 What is known already: SHA-256 of files and of objects that are still as they were when they were hashed.
 
-What is the same on both sides is told once more by rows that are read faster, see :mod:`asyncstore.catalog._pairs`. A
-row counts only for exactly the file (device, inode, size, times) or object (key, ETag, size) that it was made of. The
-functions here block; callers run them in threads, with many rows a call.
+What is the same on both sides is told once more by rows that are read faster: see
+:mod:`asyncstore.catalog._cache._pairs`. A row counts only for exactly the file (device, inode, size, times) or object
+(key, ETag, size) that it was made of. The functions here block; callers run them in threads, with many rows a call.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from asyncstore.catalog._cachefile import CacheFile, transaction
-from asyncstore.catalog._local import DEVICE, IDENTITY, INODE, SEEN, SIZE, LocalFiles, racy
-from asyncstore.catalog._pairs import PAIRS_AT_ONCE, rows_of, still_same
+from asyncstore.catalog._cache._cachefile import CacheFile, transaction
+from asyncstore.catalog._cache._pairs import PAIRS_AT_ONCE, rows_of, still_same
+from asyncstore.catalog._local._files import DEVICE, IDENTITY, INODE, SEEN, SIZE, LocalFiles, racy
 from asyncstore.objects.listed import ETAG, KEY, Listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from asyncstore.catalog._found import Found
-    from asyncstore.catalog._local import LocalFile
-    from asyncstore.catalog._local import Row as SeenRow
-    from asyncstore.catalog._pairs import Same
+    from asyncstore.catalog._cache._pairs import Same
+    from asyncstore.catalog._local._files import LocalFile
+    from asyncstore.catalog._local._files import Row as SeenRow
+    from asyncstore.catalog._planning._found import Found
     from asyncstore.objects.base import ObjectMeta
 
 __all__ = ["FOLDER_VARIABLE", "Known", "cache_folder", "place_of"]

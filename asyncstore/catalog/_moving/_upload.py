@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING
 
 from asyncstore._core.threads import in_stoppable_thread, in_thread
 from asyncstore._core.traffic import charge_up
-from asyncstore.catalog._body import LocalBody, hash_file, is_fresh
-from asyncstore.catalog._crew import SmallMoves
-from asyncstore.catalog._digests import HASHERS
-from asyncstore.catalog._local import LocalFiles, read_file
+from asyncstore.catalog._local._body import LocalBody, hash_file, is_fresh
+from asyncstore.catalog._local._digests import HASHERS
+from asyncstore.catalog._local._files import LocalFiles, read_file
 from asyncstore.catalog._metadata import file_metadata
-from asyncstore.catalog._mover import Mover
-from asyncstore.catalog._notes import Notes
+from asyncstore.catalog._moving._crew import SmallMoves
+from asyncstore.catalog._moving._mover import Mover
+from asyncstore.catalog._moving._notes import Notes
+from asyncstore.catalog._moving._tally import FileError, of_one_file
 from asyncstore.catalog._paths import is_marker
-from asyncstore.catalog._tally import FileError, of_one_file
 from asyncstore.errors import AsyncStoreError
 from asyncstore.objects.small import SmallPut
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from asyncstore.catalog._lane import Passage
-    from asyncstore.catalog._local import LocalFile
+    from asyncstore.catalog._local._files import LocalFile
+    from asyncstore.catalog._moving._lane import Passage
+    from asyncstore.catalog._moving._tally import Tally
     from asyncstore.catalog._paths import Place
     from asyncstore.catalog._plan import PlannedFile
-    from asyncstore.catalog._tally import Tally
 
 __all__ = ["Upload"]
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from asyncstore._core.concurrency import for_each
 from asyncstore._core.threads import in_stoppable_thread, in_thread
-from asyncstore.catalog._body import hash_file
-from asyncstore.catalog._local import read_file
+from asyncstore.catalog._local._body import hash_file
+from asyncstore.catalog._local._files import read_file
 from asyncstore.catalog._plan import batches
 from asyncstore.errors import AsyncStoreError
 from asyncstore.objects.bodies import BLOCK_BYTES
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from asyncstore._core.threads import Stop
-    from asyncstore.catalog._known import Known
-    from asyncstore.catalog._local import LocalFile, LocalFiles
+    from asyncstore.catalog._cache._known import Known
+    from asyncstore.catalog._local._files import LocalFile, LocalFiles
 
 __all__ = ["HASHERS", "PORTION", "hashed"]
 

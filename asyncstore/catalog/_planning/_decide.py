@@ -7,19 +7,19 @@ from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from asyncstore.catalog._found import Found
-from asyncstore.catalog._local import SIZE as FILE_SIZE
+from asyncstore.catalog._local._files import SIZE as FILE_SIZE
 from asyncstore.catalog._packed._meta import DIGEST
 from asyncstore.catalog._packed._meta import SIZE as PACKED_SIZE
 from asyncstore.catalog._paths import is_marker, reserved
 from asyncstore.catalog._plan import SAME, PlannedFile
+from asyncstore.catalog._planning._found import Found
 from asyncstore.objects.listed import ETAG, KEY, SIZE, Listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from asyncstore.catalog._local import LocalFile, LocalFiles
-    from asyncstore.catalog._local import Row as FileRow
+    from asyncstore.catalog._local._files import LocalFile, LocalFiles
+    from asyncstore.catalog._local._files import Row as FileRow
     from asyncstore.objects.base import ObjectMeta
     from asyncstore.objects.listed import Row
 

@@ -7,29 +7,29 @@ from typing import TYPE_CHECKING
 
 from asyncstore._core.concurrency import side_by_side
 from asyncstore._core.threads import in_thread
-from asyncstore.catalog._copy import Copy
-from asyncstore.catalog._download import Download
-from asyncstore.catalog._find import find, real_files
-from asyncstore.catalog._land import make_root
-from asyncstore.catalog._lane import Passage
+from asyncstore.catalog._local._land import make_root
+from asyncstore.catalog._moving._copy import Copy
+from asyncstore.catalog._moving._download import Download
+from asyncstore.catalog._moving._lane import Passage
+from asyncstore.catalog._moving._tally import Tally
+from asyncstore.catalog._moving._upload import Upload
+from asyncstore.catalog._moving._verify import Verification, VerifyReport
 from asyncstore.catalog._packed._get import PackedGet
 from asyncstore.catalog._packed._meta import PackedMeta
 from asyncstore.catalog._packed._run import PackedMoves
 from asyncstore.catalog._packed._verify import PackedVerification
 from asyncstore.catalog._paths import Place, check_names, is_marker, reserved
-from asyncstore.catalog._refusals import check_folding
-from asyncstore.catalog._tally import Tally
-from asyncstore.catalog._upload import Upload
-from asyncstore.catalog._verify import Verification, VerifyReport
+from asyncstore.catalog._planning._find import find, real_files
+from asyncstore.catalog._planning._refusals import check_folding
 from asyncstore.errors import NotFoundError, UnsafePathError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from asyncstore.catalog._lane import Lane
+    from asyncstore.catalog._moving._lane import Lane
+    from asyncstore.catalog._moving._tally import ProgressHook
     from asyncstore.catalog._patterns import Matcher
     from asyncstore.catalog._plan import Decided, PlannedFile, TransferPlan
-    from asyncstore.catalog._tally import ProgressHook
 
 __all__ = ["check_plan", "run_plan", "verify_run"]
 

@@ -6,16 +6,16 @@ import os
 from typing import TYPE_CHECKING
 
 from asyncstore._core.threads import in_thread
-from asyncstore.catalog._find import real_files
-from asyncstore.catalog._found import Found
-from asyncstore.catalog._land import folds_names
+from asyncstore.catalog._local._land import folds_names
 from asyncstore.catalog._paths import RESERVED, clashes, fold, is_marker, reserved
+from asyncstore.catalog._planning._find import real_files
+from asyncstore.catalog._planning._found import Found
 from asyncstore.errors import UnsafePathError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from asyncstore.catalog._lane import Lane
+    from asyncstore.catalog._moving._lane import Lane
     from asyncstore.objects.base import ObjectMeta
 
 __all__ = ["check_beside", "check_folding", "check_root", "check_targets"]

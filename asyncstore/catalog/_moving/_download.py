@@ -9,25 +9,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from asyncstore._core.traffic import charge_down
-from asyncstore.catalog._arrival import LargeArrival
-from asyncstore.catalog._crew import SmallMoves
-from asyncstore.catalog._folders import Folders
-from asyncstore.catalog._land import check_digest, make_folder, write_file
+from asyncstore.catalog._local._folders import Folders
+from asyncstore.catalog._local._land import check_digest, make_folder, write_file
 from asyncstore.catalog._metadata import mode_of, mtime_ns_of, stored_digest
-from asyncstore.catalog._mover import Mover
-from asyncstore.catalog._notes import Notes
+from asyncstore.catalog._moving._arrival import LargeArrival
+from asyncstore.catalog._moving._crew import SmallMoves
+from asyncstore.catalog._moving._mover import Mover
+from asyncstore.catalog._moving._notes import Notes
+from asyncstore.catalog._moving._tally import FileError
 from asyncstore.catalog._paths import folder_of, is_marker
 from asyncstore.catalog._plan import SMALL_BYTES
-from asyncstore.catalog._tally import FileError
 from asyncstore.errors import AsyncStoreError
 from asyncstore.objects.small import SmallGet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from asyncstore.catalog._lane import Passage
+    from asyncstore.catalog._moving._lane import Passage
+    from asyncstore.catalog._moving._tally import Tally
     from asyncstore.catalog._plan import PlannedFile
-    from asyncstore.catalog._tally import Tally
     from asyncstore.objects.base import ObjectMeta
     from asyncstore.objects.small import SmallObjects
 
@@ -99,7 +99,7 @@ class Download:
 
 
 class _Hands:
-    """Gets small objects in one thread; see :class:`asyncstore.catalog._crew.Hands`."""
+    """Gets small objects in one thread; see :class:`asyncstore.catalog._moving._crew.Hands`."""
 
     def __init__(self, folders: Folders, objects: SmallObjects, time_of: Callable[[ObjectMeta], int | None]) -> None:
         self._folders = folders

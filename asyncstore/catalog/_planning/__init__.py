@@ -1,0 +1,1 @@
+"""What a transfer is to do: both sides are looked at, and decided upon by pure functions."""

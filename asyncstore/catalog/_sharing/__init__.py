@@ -1,0 +1,1 @@
+"""Links and forms for those who have no keys."""
