@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 import pytest
 
 from asyncstore.aws.credentials import Credentials
-from asyncstore.objects._wire import Wire
+from asyncstore.objects._s3._wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

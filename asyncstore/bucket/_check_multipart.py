@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from asyncstore.bucket._check_objects import CONTENT, seen_answer
 from asyncstore.bucket._check_verdict import OK, Seen
 from asyncstore.errors import AsyncStoreError
-from asyncstore.objects._bucket import write_headers
-from asyncstore.objects._messages import PartDone, completion
+from asyncstore.objects._s3._bucket import write_headers
+from asyncstore.objects._s3._messages import PartDone, completion
 
 if TYPE_CHECKING:
     from asyncstore.bucket._check_objects import TestObject, Try

@@ -23,8 +23,8 @@ from asyncstore.errors import (
     ConfigurationError,
     NotFoundError,
 )
-from asyncstore.objects._bucket import write_headers
 from asyncstore.objects._errors import from_s3_code
+from asyncstore.objects._s3._bucket import write_headers
 from asyncstore.objects.base import NEW
 
 if TYPE_CHECKING:

@@ -23,10 +23,10 @@ from asyncstore._core.threads import in_thread
 from asyncstore.aws._endpoints import refuse_link_local_name
 from asyncstore.aws.clock import parse_http_date
 from asyncstore.errors import UnavailableError
-from asyncstore.objects._bucket import bucket_url, read_ca_bundle
 from asyncstore.objects._errors import code_in, from_s3_code, no_answer, transport_reason
 from asyncstore.objects._http._origin import proxy_for
 from asyncstore.objects._http._signing import Signer
+from asyncstore.objects._s3._bucket import bucket_url, read_ca_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -23,7 +23,7 @@ from asyncstore.errors import (
     NotFoundError,
     UnavailableError,
 )
-from asyncstore.objects._bucket import check_bucket
+from asyncstore.objects._s3._bucket import check_bucket
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

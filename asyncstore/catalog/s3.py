@@ -10,9 +10,9 @@ from asyncstore.catalog._paths import normal_prefix
 from asyncstore.catalog._sharing._signing_keys import SigningKeys, lifetime_of
 from asyncstore.catalog.base import Catalog
 from asyncstore.catalog.settings import S3CatalogSettings
-from asyncstore.objects._bucket import bucket_url, write_headers
-from asyncstore.objects._messages import metadata_headers
-from asyncstore.objects._presign import Presigner
+from asyncstore.objects._s3._bucket import bucket_url, write_headers
+from asyncstore.objects._s3._messages import metadata_headers
+from asyncstore.objects._s3._presign import Presigner
 from asyncstore.objects.s3 import S3ObjectStore
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from asyncstore.cli._bucket_uses import (
 )
 from asyncstore.cli._command import Session, command
 from asyncstore.cli._findings import documents, findings_code, row, say_problems, show_remedies, summary
-from asyncstore.objects._bucket import check_bucket as check_name
+from asyncstore.objects._s3._bucket import check_bucket as check_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

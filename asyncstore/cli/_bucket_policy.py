@@ -29,7 +29,7 @@ from asyncstore.cli._bucket_uses import (
 )
 from asyncstore.cli._command import Session, command
 from asyncstore.errors import AsyncStoreError, ConfigurationError
-from asyncstore.objects._bucket import check_bucket as check_name
+from asyncstore.objects._s3._bucket import check_bucket as check_name
 
 __all__ = ["register"]
 

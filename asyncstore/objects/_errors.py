@@ -23,7 +23,7 @@ from asyncstore.errors import (
     UnavailableError,
     UnsafePathError,
 )
-from asyncstore.objects._bucket import NOWHERE
+from asyncstore.objects._s3._bucket import NOWHERE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

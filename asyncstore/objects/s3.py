@@ -19,7 +19,14 @@ from asyncstore._core.retry import DEFAULT_RETRY, RetryPolicy
 from asyncstore._core.threads import in_thread
 from asyncstore.aws.credentials import CredentialProvider
 from asyncstore.errors import AsyncStoreError, ConfigurationError, ConflictError, IntegrityError
-from asyncstore.objects._bucket import (
+from asyncstore.objects._errors import RangeIgnoredError
+from asyncstore.objects._large._copies import COPY_LIMIT_BYTES, Copy
+from asyncstore.objects._large._files import FileUpload
+from asyncstore.objects._large._multipart import PART_BYTES
+from asyncstore.objects._large._uploads import UploadRequests
+from asyncstore.objects._listing._pages import Listing
+from asyncstore.objects._listing._ranges import listed_at_once
+from asyncstore.objects._s3._bucket import (
     bucket_url,
     check_bucket,
     confine,
@@ -28,23 +35,16 @@ from asyncstore.objects._bucket import (
     read_ca_bundle,
     write_headers,
 )
-from asyncstore.objects._copies import COPY_LIMIT_BYTES, Copy
-from asyncstore.objects._endpoint import Endpoint
-from asyncstore.objects._errors import RangeIgnoredError
-from asyncstore.objects._files import FileUpload
-from asyncstore.objects._leased import LeasedClient
-from asyncstore.objects._listing import Listing
-from asyncstore.objects._messages import metadata_headers
-from asyncstore.objects._multipart import PART_BYTES
-from asyncstore.objects._plain import PlainRequests
-from asyncstore.objects._probe import Prober
-from asyncstore.objects._ranges import listed_at_once
-from asyncstore.objects._reading import RangeRead
-from asyncstore.objects._requests import NoConnectionError, Request
-from asyncstore.objects._signed import SignedObjectStore
-from asyncstore.objects._uploads import UploadRequests
-from asyncstore.objects._volley import Volley
-from asyncstore.objects._wire import Sender, Wire
+from asyncstore.objects._s3._endpoint import Endpoint
+from asyncstore.objects._s3._leased import LeasedClient
+from asyncstore.objects._s3._messages import metadata_headers
+from asyncstore.objects._s3._plain import PlainRequests
+from asyncstore.objects._s3._probe import Prober
+from asyncstore.objects._s3._reading import RangeRead
+from asyncstore.objects._s3._requests import NoConnectionError, Request
+from asyncstore.objects._s3._signed import SignedObjectStore
+from asyncstore.objects._s3._volley import Volley
+from asyncstore.objects._s3._wire import Sender, Wire
 from asyncstore.objects.base import ALONE, Capabilities, Condition, ObjectMeta, PendingUpload, Transfer
 from asyncstore.objects.bodies import PathBody
 
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from contextlib import AsyncExitStack
 
     from asyncstore.aws.settings import AwsSettings
-    from asyncstore.objects._requests import Reply
+    from asyncstore.objects._s3._requests import Reply
     from asyncstore.objects.base import Sink
     from asyncstore.objects.bodies import FileBody
     from asyncstore.objects.listed import Listed

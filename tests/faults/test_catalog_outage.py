@@ -14,7 +14,7 @@ from asyncstore.aws.settings import AwsSettings
 from asyncstore.catalog import S3Catalog
 from asyncstore.catalog._moving import _arrival
 from asyncstore.errors import UnavailableError
-from asyncstore.objects import _multipart
+from asyncstore.objects._large import _multipart
 from asyncstore.objects.s3 import S3ObjectStore
 from tests._catalog_relay import network
 from tests._catalog_trees import MIB, digests_in, make_tree, temp_files_in

@@ -15,7 +15,7 @@ import stamina
 
 from asyncstore.aws.settings import AwsSettings
 from asyncstore.errors import AccessDeniedError, CredentialsError, UnavailableError
-from asyncstore.objects import _multipart
+from asyncstore.objects._large import _multipart
 from asyncstore.objects.base import Transfer
 from asyncstore.objects.bodies import PathBody
 from asyncstore.objects.s3 import S3ObjectStore
@@ -380,7 +380,7 @@ import asyncio, json, os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 from asyncstore.aws.settings import AwsSettings
-from asyncstore.objects import _journal
+from asyncstore.objects._large import _journal
 from asyncstore.objects.base import Transfer
 from asyncstore.objects.bodies import PathBody
 from asyncstore.objects.s3 import S3ObjectStore

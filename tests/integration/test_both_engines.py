@@ -13,9 +13,9 @@ from asyncstore._core.retry import NO_RETRY
 from asyncstore.aws.credentials import CredentialProvider, Credentials
 from asyncstore.aws.settings import AwsSettings
 from asyncstore.errors import AsyncStoreError, ClosedError, InvalidValueError, UnavailableError
-from asyncstore.objects._bucket import make_store
 from asyncstore.objects._http._origin import proxy_for
-from asyncstore.objects._leased import LeasedClient
+from asyncstore.objects._s3._bucket import make_store
+from asyncstore.objects._s3._leased import LeasedClient
 from asyncstore.objects.base import ANY, NEW, Condition
 from asyncstore.objects.memory import MemoryObjectStore
 from asyncstore.objects.s3 import S3ObjectStore

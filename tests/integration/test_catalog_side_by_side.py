@@ -17,7 +17,7 @@ from asyncstore.catalog._metadata import mode_of
 from asyncstore.catalog._moving._lane import Lane, Passage
 from asyncstore.errors import ConflictError, TransferError, UnsafePathError
 from asyncstore.models import DataCatalog
-from asyncstore.objects._journal import open_journal
+from asyncstore.objects._large._journal import open_journal
 from asyncstore.objects.base import ObjectMeta, ObjectStore
 from asyncstore.objects.folder import FolderObjectStore
 from asyncstore.objects.memory import MemoryObjectStore

@@ -21,8 +21,8 @@ from asyncstore.aws._endpoints import refuse_link_local_name
 from asyncstore.aws.credentials import CredentialProvider
 from asyncstore.aws.settings import AwsSettings
 from asyncstore.errors import AsyncStoreError, ConfigurationError, ConflictError, UnavailableError
-from asyncstore.objects._requests import Request
-from asyncstore.objects._wire import Wire
+from asyncstore.objects._s3._requests import Request
+from asyncstore.objects._s3._wire import Wire
 from asyncstore.objects.base import NEW, Condition
 from asyncstore.objects.s3 import S3ObjectStore
 from asyncstore.objects.small import Job, SmallGet, SmallPut

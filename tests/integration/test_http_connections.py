@@ -12,8 +12,8 @@ import pytest
 from asyncstore.errors import AccessDeniedError, AsyncStoreError, ClosedError, UnavailableError
 from asyncstore.objects._http import _connection
 from asyncstore.objects._http._pool import Pool
-from asyncstore.objects._requests import NoConnectionError, Request, Stream
-from asyncstore.objects._wire import Wire
+from asyncstore.objects._s3._requests import NoConnectionError, Request, Stream
+from asyncstore.objects._s3._wire import Wire
 from tests._http_server import (
     KEYS,
     PATIENCE_S,
@@ -29,7 +29,7 @@ from tests._http_server import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from asyncstore.objects._requests import Reply
+    from asyncstore.objects._s3._requests import Reply
     from tests._http_server import Peer
 
 LARGE = bytes(16 * 1024 * 1024)

@@ -21,8 +21,8 @@ from asyncstore.errors import (
     UnavailableError,
 )
 from asyncstore.objects._http import _connection, _driving
-from asyncstore.objects._requests import NoConnectionError, Reply, Request
-from asyncstore.objects._wire import Errand, Sender, Wire
+from asyncstore.objects._s3._requests import NoConnectionError, Reply, Request
+from asyncstore.objects._s3._wire import Errand, Sender, Wire
 from tests._http_server import KEYS, PlayedServer, nothing_left, ok, refusing_port, serve_all, wires_made
 
 if TYPE_CHECKING:

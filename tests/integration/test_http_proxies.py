@@ -13,8 +13,8 @@ import pytest
 from asyncstore.errors import ConfigurationError, UnavailableError
 from asyncstore.objects._http import _connection
 from asyncstore.objects._http._origin import Origin, Proxy
-from asyncstore.objects._requests import NoConnectionError, Reply, Request
-from asyncstore.objects._wire import Wire
+from asyncstore.objects._s3._requests import NoConnectionError, Reply, Request
+from asyncstore.objects._s3._wire import Wire
 from tests._http_server import (
     KEYS,
     Peer,

@@ -11,8 +11,8 @@ import pytest
 
 from asyncstore.errors import AccessDeniedError, ConfigurationError, UnavailableError
 from asyncstore.objects._http import _connection
-from asyncstore.objects._requests import NoConnectionError, Reply, Request, Stream
-from asyncstore.objects._wire import Errand, Wire
+from asyncstore.objects._s3._requests import NoConnectionError, Reply, Request, Stream
+from asyncstore.objects._s3._wire import Errand, Wire
 from tests._http_server import KEYS, Peer, PlayedServer, nothing_left, ok, serve_all, tls_server, wires_made
 
 if TYPE_CHECKING:

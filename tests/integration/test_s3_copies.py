@@ -9,7 +9,8 @@ import stamina
 
 from asyncstore.aws.settings import AwsSettings
 from asyncstore.errors import ConflictError, NotFoundError, UnavailableError
-from asyncstore.objects import _copies, s3
+from asyncstore.objects import s3
+from asyncstore.objects._large import _copies
 from asyncstore.objects.base import Transfer
 from asyncstore.objects.s3 import S3ObjectStore
 from asyncstore.testing.s3_stub import Behaviour, Fault

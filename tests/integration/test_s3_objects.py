@@ -19,8 +19,8 @@ from asyncstore.errors import (
     NotFoundError,
     UnavailableError,
 )
-from asyncstore.objects import _multipart, _uploads
-from asyncstore.objects._requests import Request
+from asyncstore.objects._large import _multipart, _uploads
+from asyncstore.objects._s3._requests import Request
 from asyncstore.objects.base import Transfer
 from asyncstore.objects.bodies import PathBody
 from asyncstore.objects.s3 import S3ObjectStore

@@ -10,8 +10,9 @@ import pytest
 
 from asyncstore.aws.settings import AwsSettings
 from asyncstore.errors import ConfigurationError, InvalidValueError, NotFoundError
-from asyncstore.objects import _copies, s3
-from asyncstore.objects._requests import Request
+from asyncstore.objects import s3
+from asyncstore.objects._large import _copies
+from asyncstore.objects._s3._requests import Request
 from asyncstore.objects.base import ALONE, NEW
 from asyncstore.objects.s3 import S3ObjectStore
 from asyncstore.objects.small import Job, SmallPut

@@ -26,9 +26,9 @@ from asyncstore.errors import (
     NotFoundError,
     UnavailableError,
 )
-from asyncstore.objects._bucket import bucket_url
 from asyncstore.objects._errors import from_s3_code
-from asyncstore.objects._probe import known_capabilities
+from asyncstore.objects._s3._bucket import bucket_url
+from asyncstore.objects._s3._probe import known_capabilities
 from asyncstore.objects.base import FULL, NEW, Capabilities, Condition
 from asyncstore.objects.s3 import S3ObjectStore
 from asyncstore.runlog.chunked import ChunkedS3RunLogStore

@@ -21,8 +21,8 @@ from asyncstore.errors import (
     UnavailableError,
     UnsafePathError,
 )
-from asyncstore.objects._volley import Volley
-from asyncstore.objects._wire import Sender, Wire
+from asyncstore.objects._s3._volley import Volley
+from asyncstore.objects._s3._wire import Sender, Wire
 from asyncstore.objects.base import ObjectMeta
 from asyncstore.objects.folder import FolderObjectStore
 from asyncstore.objects.memory import MemoryObjectStore

@@ -15,9 +15,9 @@ import pytest
 from asyncstore._core.retry import NO_RETRY
 from asyncstore.aws.settings import AwsSettings
 from asyncstore.errors import ClosedError, ConfigurationError, NotFoundError, UnavailableError
-from asyncstore.objects._bucket import bucket_url
 from asyncstore.objects._http import _connection
-from asyncstore.objects._requests import Request
+from asyncstore.objects._s3._bucket import bucket_url
+from asyncstore.objects._s3._requests import Request
 from asyncstore.objects.base import Transfer
 from asyncstore.objects.bodies import PathBody
 from asyncstore.objects.s3 import S3ObjectStore

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from asyncstore.aws.credentials import Credentials
 from asyncstore.aws.settings import AwsSettings
 from asyncstore.errors import InvalidValueError
-from asyncstore.objects._bucket import bucket_url
 from asyncstore.objects._http._origin import Origin
 from asyncstore.objects._http._pool import Pool
 from asyncstore.objects._http._signing import EMPTY_HASH, UNSIGNED, Signer
-from asyncstore.objects._messages import metadata_headers
-from asyncstore.objects._requests import Line, Outgoing, Request, Stream
+from asyncstore.objects._s3._bucket import bucket_url
+from asyncstore.objects._s3._messages import metadata_headers
+from asyncstore.objects._s3._requests import Line, Outgoing, Request, Stream
 from asyncstore.testing._objects.base import HOSTILE_KEYS
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asyncstore.objects._journal import Begun, Journal, journal_name, open_journal
-from asyncstore.objects._messages import PartDone
+from asyncstore.objects._large._journal import Begun, Journal, journal_name, open_journal
+from asyncstore.objects._s3._messages import PartDone
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 import pytest
 
 from asyncstore.errors import AccessDeniedError, ConfigurationError, UnavailableError, UnsafePathError
-from asyncstore.objects._listing import objects_page
+from asyncstore.objects._listing._pages import objects_page
 from asyncstore.objects.base import ObjectMeta
 
 WRITTEN = datetime(2026, 11, 21, 20, 17, 11, 250_000, tzinfo=UTC)

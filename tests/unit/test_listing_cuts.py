@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from asyncstore.objects._cuts import cuts_between, folders_around
+from asyncstore.objects._listing._cuts import cuts_between, folders_around
 
 SEGMENTS = st.text("ab.", min_size=1, max_size=2)
 KEYS = st.lists(SEGMENTS, min_size=1, max_size=4).map("/".join)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncstore.errors import InvalidValueError
-from asyncstore.objects._copies import COPY_PART_BYTES
-from asyncstore.objects._multipart import OBJECT_LIMIT_BYTES, PART_LIMIT, plan_parts
+from asyncstore.objects._large._copies import COPY_PART_BYTES
+from asyncstore.objects._large._multipart import OBJECT_LIMIT_BYTES, PART_LIMIT, plan_parts
 
 MIB = 1024**2
 GIB = 1024**3

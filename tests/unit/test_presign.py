@@ -21,8 +21,8 @@ from asyncstore.catalog import PresignedPost, PresignedUrl
 from asyncstore.catalog._sharing._presigning import _disposition, _seconds
 from asyncstore.catalog._sharing._signing_keys import lifetime_of, session_lengths
 from asyncstore.errors import InvalidValueError
-from asyncstore.objects._bucket import bucket_url
-from asyncstore.objects._presign import Presigner
+from asyncstore.objects._s3._bucket import bucket_url
+from asyncstore.objects._s3._presign import Presigner
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

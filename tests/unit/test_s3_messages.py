@@ -8,7 +8,7 @@ import pytest
 
 from asyncstore.aws.settings import AwsSettings
 from asyncstore.errors import AsyncStoreError, ConfigurationError, IntegrityError
-from asyncstore.objects._messages import described, ranged
+from asyncstore.objects._s3._messages import described, ranged
 from asyncstore.objects.s3 import S3ObjectStore
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from asyncstore._core.concurrency import for_each
 from asyncstore._core.threads import in_thread
 from asyncstore.catalog._local._land import sweep
-from asyncstore.objects._journal import held_uploads
+from asyncstore.objects._large._journal import held_uploads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from asyncstore.catalog._moving._lane import Lane
-    from asyncstore.objects._presign import Presigner
+    from asyncstore.objects._s3._presign import Presigner
 
 __all__ = ["Presigning"]
 

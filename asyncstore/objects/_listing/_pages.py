@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_plus
 
 from asyncstore._core.retry import RetryPolicy, retrying
-from asyncstore.objects._messages import answered, next_page
 from asyncstore.objects._obstore import canonical_etag
-from asyncstore.objects._requests import Request
+from asyncstore.objects._s3._messages import answered, next_page
+from asyncstore.objects._s3._requests import Request
 from asyncstore.objects.base import check_key
 from asyncstore.objects.listed import Listed
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
     from xml.etree import ElementTree as ET
 
-    from asyncstore.objects._uploads import Run
-    from asyncstore.objects._wire import Sender
+    from asyncstore.objects._large._uploads import Run
+    from asyncstore.objects._s3._wire import Sender
     from asyncstore.objects.listed import Row
 
 __all__ = ["Listing", "Page", "objects_page"]

@@ -11,15 +11,15 @@ from asyncstore._core.retry import RetryPolicy, retrying
 from asyncstore._core.threads import in_thread
 from asyncstore.errors import AsyncStoreError, ClosedError, ConflictError, IntegrityError, UnavailableError
 from asyncstore.objects._errors import no_answer
-from asyncstore.objects._messages import described, ranged
-from asyncstore.objects._requests import Request
+from asyncstore.objects._s3._messages import described, ranged
+from asyncstore.objects._s3._requests import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from asyncstore.objects._requests import Reply
-    from asyncstore.objects._uploads import Run
-    from asyncstore.objects._wire import Sender
+    from asyncstore.objects._large._uploads import Run
+    from asyncstore.objects._s3._requests import Reply
+    from asyncstore.objects._s3._wire import Sender
     from asyncstore.objects.base import ObjectMeta, Sink, Transfer
 
 __all__ = ["RangeRead"]

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from asyncstore._core.files import claim, remove_abandoned, write_all
-from asyncstore.objects._messages import PartDone
+from asyncstore.objects._s3._messages import PartDone
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

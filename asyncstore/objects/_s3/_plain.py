@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from asyncstore.errors import AlreadyExistsError, AsyncStoreError, ConflictError, IntegrityError, NotFoundError
-from asyncstore.objects._listing import objects_page
-from asyncstore.objects._messages import described, metadata_headers, next_page
+from asyncstore.objects._listing._pages import objects_page
 from asyncstore.objects._obstore import canonical_etag
-from asyncstore.objects._requests import Request
-from asyncstore.objects._wire import Errand
+from asyncstore.objects._s3._messages import described, metadata_headers, next_page
+from asyncstore.objects._s3._requests import Request
+from asyncstore.objects._s3._wire import Errand
 from asyncstore.objects.base import Listing, ObjectMeta
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from asyncstore.objects._requests import Reply
-    from asyncstore.objects._uploads import Run
-    from asyncstore.objects._wire import Sender
+    from asyncstore.objects._large._uploads import Run
+    from asyncstore.objects._s3._requests import Reply
+    from asyncstore.objects._s3._wire import Sender
 
 __all__ = ["PlainRequests"]
 

@@ -9,17 +9,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from asyncstore.errors import AsyncStoreError, ClosedError, IntegrityError
-from asyncstore.objects._messages import described, metadata_headers
 from asyncstore.objects._obstore import canonical_etag
-from asyncstore.objects._requests import Reply, Request
-from asyncstore.objects._wire import Errand
+from asyncstore.objects._s3._messages import described, metadata_headers
+from asyncstore.objects._s3._requests import Reply, Request
+from asyncstore.objects._s3._wire import Errand
 from asyncstore.objects.base import check_key
 from asyncstore.objects.small import SmallGet, SmallHead, SmallPut, check_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
-    from asyncstore.objects._wire import Sender
+    from asyncstore.objects._s3._wire import Sender
     from asyncstore.objects.base import ObjectMeta
     from asyncstore.objects.small import Answer, Job, SmallVerb
 

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from asyncstore.errors import AccessDeniedError, AsyncStoreError, UnavailableError
 from asyncstore.objects._errors import RedirectedError, SkewedError
-from asyncstore.objects._messages import metadata_headers
 from asyncstore.objects._obstore import ObstoreObjectStore
-from asyncstore.objects._renewing import ATTEMPTS, REFUSALS, asks_for_keys, is_doubtful
+from asyncstore.objects._s3._messages import metadata_headers
+from asyncstore.objects._s3._renewing import ATTEMPTS, REFUSALS, asks_for_keys, is_doubtful
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from asyncstore._core.retry import RetryPolicy
     from asyncstore.aws.credentials import CredentialProvider, Credentials
-    from asyncstore.objects._leased import LeasedClient
-    from asyncstore.objects._plain import PlainRequests
-    from asyncstore.objects._renewing import Refusal
+    from asyncstore.objects._s3._leased import LeasedClient
+    from asyncstore.objects._s3._plain import PlainRequests
+    from asyncstore.objects._s3._renewing import Refusal
     from asyncstore.objects.base import Listing, ObjectMeta
 
 __all__ = ["SignedObjectStore"]

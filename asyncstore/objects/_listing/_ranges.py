@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from asyncstore._core.concurrency import both, map_bounded
 from asyncstore._core.threads import in_thread
 from asyncstore.errors import AsyncStoreError, ConfigurationError
-from asyncstore.objects._cuts import cuts_between, folders_around
+from asyncstore.objects._listing._cuts import cuts_between, folders_around
 from asyncstore.objects.listed import KEY, Listed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from asyncstore.objects._listing import Listing, Page
+    from asyncstore.objects._listing._pages import Listing, Page
     from asyncstore.objects.listed import Row
 
 __all__ = ["listed_at_once"]

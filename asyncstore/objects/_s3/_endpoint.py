@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from asyncstore.errors import AccessDeniedError, ConfigurationError
-from asyncstore.objects._probe import known_capabilities, learn
+from asyncstore.objects._s3._probe import known_capabilities, learn
 from asyncstore.objects.base import FULL, sent_etag
 
 if TYPE_CHECKING:

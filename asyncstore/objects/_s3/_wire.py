@@ -16,8 +16,8 @@ from asyncstore.objects._http._driving import run, run_many
 from asyncstore.objects._http._origin import Origin
 from asyncstore.objects._http._pool import Pool
 from asyncstore.objects._http._signing import Signer
-from asyncstore.objects._renewing import ATTEMPTS, REFUSALS, asks_for_keys, is_doubtful
-from asyncstore.objects._requests import READS, Line, Outgoing
+from asyncstore.objects._s3._renewing import ATTEMPTS, REFUSALS, asks_for_keys, is_doubtful
+from asyncstore.objects._s3._requests import READS, Line, Outgoing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from asyncstore.aws.credentials import CredentialProvider, Credentials
     from asyncstore.objects._http._connection import Connection, Wait
-    from asyncstore.objects._renewing import Refusal
-    from asyncstore.objects._requests import Receive, Reply, Request
+    from asyncstore.objects._s3._renewing import Refusal
+    from asyncstore.objects._s3._requests import Receive, Reply, Request
 
 __all__ = ["Errand", "Sender", "Wire"]
 

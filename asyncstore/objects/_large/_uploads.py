@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from asyncstore._core.retry import RetryPolicy, retrying
 from asyncstore.errors import AsyncStoreError, NotFoundError, UnavailableError
 from asyncstore.objects._errors import DamagedError, NoSuchUploadError, no_answer
-from asyncstore.objects._messages import (
+from asyncstore.objects._obstore import canonical_etag
+from asyncstore.objects._s3._messages import (
     META_PREFIX,
     completed_etag,
     completion,
@@ -18,16 +19,15 @@ from asyncstore.objects._messages import (
     upload_id,
     uploads_page,
 )
-from asyncstore.objects._obstore import canonical_etag
-from asyncstore.objects._requests import Request
+from asyncstore.objects._s3._requests import Request
 from asyncstore.objects.base import PUT_ID
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
-    from asyncstore.objects._messages import PartDone
-    from asyncstore.objects._requests import Reply
-    from asyncstore.objects._wire import Sender
+    from asyncstore.objects._s3._messages import PartDone
+    from asyncstore.objects._s3._requests import Reply
+    from asyncstore.objects._s3._wire import Sender
     from asyncstore.objects.base import PendingUpload
 
 __all__ = ["Run", "UploadRequests", "lane_of", "sending"]

@@ -46,7 +46,7 @@ from asyncstore.objects.base import Capabilities, sent_etag
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from asyncstore.objects._requests import Reply
+    from asyncstore.objects._s3._requests import Reply
     from asyncstore.objects.base import ETagForm, Ranges
 
     Put: TypeAlias = Callable[[str, bytes, Any], Awaitable[str]]

@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING
 from asyncstore._core.threads import in_thread
 from asyncstore.errors import ConfigurationError, IntegrityError
 from asyncstore.objects._errors import DamagedError
-from asyncstore.objects._journal import journal_name, open_journal
-from asyncstore.objects._messages import PartDone
-from asyncstore.objects._multipart import Part, PartwiseUpload, plan_parts
+from asyncstore.objects._large._journal import journal_name, open_journal
+from asyncstore.objects._large._multipart import Part, PartwiseUpload, plan_parts
+from asyncstore.objects._large._uploads import sending
 from asyncstore.objects._obstore import canonical_etag
-from asyncstore.objects._requests import Request, Stream
-from asyncstore.objects._uploads import sending
+from asyncstore.objects._s3._messages import PartDone
+from asyncstore.objects._s3._requests import Request, Stream
 from asyncstore.objects.bodies import SummedBody
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
-    from asyncstore.objects._journal import Journal
-    from asyncstore.objects._multipart import Settle
-    from asyncstore.objects._requests import Reply
-    from asyncstore.objects._uploads import Run, UploadRequests
-    from asyncstore.objects._wire import Sender
+    from asyncstore.objects._large._journal import Journal
+    from asyncstore.objects._large._multipart import Settle
+    from asyncstore.objects._large._uploads import Run, UploadRequests
+    from asyncstore.objects._s3._requests import Reply
+    from asyncstore.objects._s3._wire import Sender
     from asyncstore.objects.base import Transfer
     from asyncstore.objects.bodies import FileBody
 

@@ -28,18 +28,18 @@ from asyncstore.errors import (
     UnavailableError,
 )
 from asyncstore.objects._errors import NoSuchUploadError
-from asyncstore.objects._journal import Begun
-from asyncstore.objects._messages import META_PREFIX
-from asyncstore.objects._uploads import lane_of, sending
+from asyncstore.objects._large._journal import Begun
+from asyncstore.objects._large._uploads import lane_of, sending
+from asyncstore.objects._s3._messages import META_PREFIX
 from asyncstore.objects.base import PUT_ID
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from asyncstore.objects._journal import Journal
-    from asyncstore.objects._messages import PartDone
-    from asyncstore.objects._uploads import UploadRequests
-    from asyncstore.objects._wire import Sender
+    from asyncstore.objects._large._journal import Journal
+    from asyncstore.objects._large._uploads import UploadRequests
+    from asyncstore.objects._s3._messages import PartDone
+    from asyncstore.objects._s3._wire import Sender
     from asyncstore.objects.base import Transfer
 
     SendPart: TypeAlias = "Callable[[Sender, Part, str], PartDone]"

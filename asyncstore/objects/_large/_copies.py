@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from asyncstore._core.retry import retrying
 from asyncstore.errors import ConflictError
 from asyncstore.objects._errors import NoSuchUploadError
-from asyncstore.objects._messages import (
+from asyncstore.objects._large._multipart import MIB, Part, PartwiseUpload, plan_parts
+from asyncstore.objects._obstore import canonical_etag
+from asyncstore.objects._s3._messages import (
     PartDone,
     copied_etag,
     copy_source,
@@ -17,17 +19,15 @@ from asyncstore.objects._messages import (
     metadata_headers,
     tags_header,
 )
-from asyncstore.objects._multipart import MIB, Part, PartwiseUpload, plan_parts
-from asyncstore.objects._obstore import canonical_etag
-from asyncstore.objects._requests import Request
+from asyncstore.objects._s3._requests import Request
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from asyncstore.errors import AsyncStoreError
-    from asyncstore.objects._multipart import Settle
-    from asyncstore.objects._uploads import Run, UploadRequests
-    from asyncstore.objects._wire import Sender
+    from asyncstore.objects._large._multipart import Settle
+    from asyncstore.objects._large._uploads import Run, UploadRequests
+    from asyncstore.objects._s3._wire import Sender
     from asyncstore.objects.base import Transfer
 
 __all__ = ["COPY_LIMIT_BYTES", "Copy"]

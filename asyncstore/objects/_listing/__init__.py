@@ -1,0 +1,1 @@
+"""Listings of S3, page by page or by ranges of keys."""
