@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import uuid
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,10 @@ ALLOWED_TO_BLOCK = (
     ("asyncpg/connect_utils.py", ("_parse_connect_dsn_and_args",)),
 )
 
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So do shells start what runs in the background, and commands that are to be interrupted would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Machines differ in speed, and a run of the tests should not depend on luck: sweeps do the searching.
 hypothesis.settings.register_profile("default", max_examples=40, deadline=None, derandomize=True)
