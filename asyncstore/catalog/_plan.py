@@ -222,7 +222,7 @@ class TransferPlan:
             "local": self.local,
             "where": self.where,
             "layout": self.layout,
-            "files": [_file_to_json(file) for file in self.files],
+            "files": [_file_to_json(file, self.top) for file in self.files],
         }
 
     @classmethod
@@ -234,11 +234,12 @@ class TransferPlan:
             InvalidValueError: it is none.
         """
         try:
-            files = tuple(_file_from_json(file) for file in value["files"])
-            plan = cls(**{**value, "files": files})
-        except (KeyError, TypeError) as error:
+            files = value["files"]
+            plan = cls(**{**value, "files": ()})
+            plan = replace(plan, files=tuple(_file_from_json(file, plan.top) for file in files))
+        except (AttributeError, KeyError, TypeError) as error:
             raise InvalidValueError(f"this is no plan of a transfer: {error}") from error
-        unknown = {file.action for file in files} - set(ACTIONS)
+        unknown = {file.action for file in plan.files} - set(ACTIONS)
         if unknown or plan.kind not in KINDS:
             raise InvalidValueError(f"this is no plan of a transfer: {', '.join(sorted(unknown)) or plan.kind}?")
         return plan
@@ -301,12 +302,12 @@ def ranges(size_bytes: int, step: int = RANGE_BYTES) -> list[tuple[int, int]]:
     return [(start, min(start + step, size_bytes)) for start in range(0, max(size_bytes, 1), step)]
 
 
-def _file_to_json(file: PlannedFile) -> dict[str, Any]:
+def _file_to_json(file: PlannedFile, top: str) -> dict[str, Any]:
     value = file._asdict()
     del value["here"], value["packed"]
     identity = file.identity
     return value | {
-        "path": file.path,
+        "path": file.path or (top + file.name if file.here else ""),
         "identity": None if identity is None else list(identity),
         "seen_ns": file.seen_ns,
         "mode": file.mode,
@@ -316,9 +317,10 @@ def _file_to_json(file: PlannedFile) -> dict[str, Any]:
     }
 
 
-def _file_from_json(value: Mapping[str, Any]) -> PlannedFile:
+def _file_from_json(value: Mapping[str, Any], top: str) -> PlannedFile:
     fields = dict(value)
     path, identity, seen_ns = (fields.pop(name) for name in ("path", "identity", "seen_ns"))
     mode, mtime_ns, pack, offset = (fields.pop(name) for name in ("mode", "mtime_ns", "pack", "offset"))
-    here = None if identity is None else (*Identity(*identity), mode, seen_ns, path)
+    elsewhere = "" if path == top + fields["name"] else path
+    here = None if identity is None else (*Identity(*identity), mode, seen_ns, elsewhere)
     return PlannedFile(**fields, here=here, packed=(pack, offset, mode, mtime_ns) if pack else None)

@@ -146,11 +146,18 @@ def plan(*files: PlannedFile) -> TransferPlan:
 
 
 def test_a_plan_survives_json_and_pickle() -> None:
-    made = plan(decide_put("a", local().row, Sides()), PlannedFile("b", "skip", 1, "same contents", digest="x"))
-    assert TransferPlan.from_json(json.loads(json.dumps(made.to_json()))) == made
+    files = LocalFiles("/data/", {"a": (1, 2, 3, 3, 4, 0o644, 5, ""), "linked": (1, 2, 3, 3, 4, 0o644, 5, "/data/b")})
+    uploads = [decide_put(name, row, Sides()) for name, row in files.rows.items()]
+    made = plan(*uploads, PlannedFile("b", "skip", 1, "same contents", digest="x"))
+    told = json.loads(json.dumps(made.to_json()))
+    assert TransferPlan.from_json(told) == made
+    assert [file["path"] for file in told["files"]] == ["/data/a", "/data/b", ""]
     assert pickle.loads(pickle.dumps(made)) == made
     with pytest.raises(InvalidValueError, match="no plan"):
         TransferPlan.from_json({"files": [{"name": "a"}]})
+    for change in ({"local": 1}, {"files": [{"name": "a"}]}, {"files": 1}, {"more": 1}):
+        with pytest.raises(InvalidValueError, match="no plan"):
+            TransferPlan.from_json({**told, **change})
 
 
 def test_a_plan_is_split_into_shares_of_about_the_same_size() -> None:
