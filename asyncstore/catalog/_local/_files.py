@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
-from asyncstore._core.memory import MAPPED_BYTES, room_for
+from asyncstore._core.memory import ARENA_PAYLOADS, room_for
 from asyncstore.errors import AsyncStoreError, IntegrityError
 from asyncstore.objects._errors import from_file_error
 
@@ -268,7 +268,7 @@ def _read(descriptor: int, size_bytes: int) -> bytes | memoryview:
 
     Nothing is taken out of a FIFO that has come in its place: it cannot be read at an offset.
     """
-    if size_bytes >= MAPPED_BYTES:
+    if size_bytes >= ARENA_PAYLOADS.start:
         data = room_for(size_bytes)
         return data[: read_at(descriptor, data, 0)]
     read = os.pread(descriptor, size_bytes + 1, 0)

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from asyncstore._core.concurrency import for_each
+from asyncstore._core.memory import process_arena
 from asyncstore._core.retry import RetryPolicy, retrying
 from asyncstore._core.threads import in_thread
 from asyncstore._core.traffic import Charge, Rate, Window, charge_down, charge_up, process_budget
@@ -227,7 +228,7 @@ class Lane:
 
 class Passage:
     """
-    One transfer's way through a lane: its rate, and who is told of attempts that failed.
+    One transfer's way through a lane: its rate, its memory, and who is told of attempts that failed.
 
     Args:
         lane: what it goes through.
@@ -239,6 +240,8 @@ class Passage:
         self.lane = lane
         self._rate = Rate(bytes_s)
         self._on_retry = on_retry
+        # Held for as long as this moves something.
+        self._arena = process_arena()
 
     def uploads(self, advanced: Callable[[int], None], *, limit: int) -> Transfer:
         """Return how the parts of a large upload go."""
