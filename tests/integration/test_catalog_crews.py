@@ -1,7 +1,9 @@
-"""Small files moved many at once: how many threads do it, and what becomes of a file that never succeeds."""
+"""Small files moved many at once: by how many threads, in what memory, and what becomes of one that never succeeds."""
 
 from __future__ import annotations
 
+import os
+import resource
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from tests._watched import WatchedStub
 
 DISK_S = 0.01
+MIB = 1024 * 1024
 
 
 @pytest.fixture
@@ -56,6 +59,25 @@ async def test_threads_help_where_the_disk_is_slow(
         assert catalog._lane.window._taken == 0
     assert len(entries) == stub.requests["PutObject"] == 300
     assert 2 <= most <= 8
+
+
+async def test_the_memory_of_one_file_is_used_for_the_next_one(bucket: Bucket, tmp_path: Path) -> None:
+    def faults() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+    block = os.urandom(3 * MIB)
+    contents = {f"{number:03}": number.to_bytes(4, "big") + block[4:] for number in range(80)}
+    write(tmp_path / "data", contents)
+    pages = len(contents) * len(block) // resource.getpagesize()
+    async with S3Catalog(**bucket.options) as catalog:
+        before = faults()
+        await catalog.put("**", "run", local_folder=tmp_path / "data")
+        put = faults()
+        await catalog.get("**", "run", local_folder=tmp_path / "got")
+        got = faults()
+    assert (put - before) < pages / 2
+    assert (got - put) < pages / 2
+    assert {path.name: path.read_bytes() for path in (tmp_path / "got").iterdir()} == contents
 
 
 async def test_a_file_that_fails_for_ever_is_told_when_the_others_are_done(
