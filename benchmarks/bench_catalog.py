@@ -96,7 +96,7 @@ class Trees:
             case "large":
                 return self.equal(LARGE_FILES, plan.large_bytes)
             case _:
-                return self._get("mixed", lambda folder: make_mixed(folder, plan.mixed_bytes))
+                return self._settled("mixed", lambda folder: make_mixed(folder, plan.mixed_bytes))
 
     def _settled(self, name: str, make: Callable[[Path], Tree]) -> Tree:
         tree = self._get(name, make)
